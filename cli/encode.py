@@ -1,0 +1,101 @@
+"""semprobe encode: activations to patch sums."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from semprobe.cli import _common
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from semprobe.sae import SAE
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  semprobe encode acts.zarr --sae sae.pt -o latents.zarr
+  semprobe encode acts.zarr --sae sae.pt -o latents.zarr --max --workers 8
+"""
+)
+@click.argument("store")
+@click.option("--sae", "sae_path", required=True, metavar="FILE", help="SAE checkpoint, or pilot for the embedded one.")
+@click.option("--max", "maxima", is_flag=True, help="Keep each image's largest code and its patch too.")
+@_common.output("Store of latents to make")
+def command(as_json: bool, **options: Any) -> None:
+    """Encode an activation STORE with an SAE and keep each latent's sum over patches.
+
+    The codes of single patches are not kept: they are many, and `semprobe.encode` computes those of a few latents
+    when they are asked for. A run that was stopped goes on where it was when the same command is given again.
+    """
+    result = run(as_json=as_json, **options)
+    if as_json and result:
+        _common.print_json(result)
+    elif result:
+        click.echo(f"{result['store']}: {result['images']} images x {result['latents']} latents")
+
+
+def open_activations(store: str, sae_path: str) -> tuple[xr.Dataset, SAE]:
+    """An activation store and the SAE for it, or the error that they do not fit."""
+    from semprobe.checkpoints import load_sae
+    from semprobe.encoding import check_fit
+    from semprobe.errors import StoreError
+    from semprobe.stores import open_store
+
+    data = open_store(store)
+    if "activations" not in data:
+        kind = data.attrs["semprobe_format"]["kind"]
+        raise StoreError(f"{store}: this is a store of {kind}, expected one of activations, as semprobe extract makes")
+    sae = load_sae(sae_path)
+    check_fit(data["activations"], sae)
+    return data, sae
+
+
+def seconds(data: xr.Dataset, sae: SAE, workers: int | None) -> float:
+    """Forecast of one pass over the activations."""
+    from semprobe.extraction import cores
+    from semprobe.kernel import seconds_per_image
+
+    each = seconds_per_image(sae, data.sizes["patch"])
+    return each * data.sizes["image"] / min(workers or cores(), cores())
+
+
+def run(
+    store: str, *, sae_path: str, output: str, maxima: bool = False, overwrite: bool = False, dry_run: bool = False,
+    workers: int | None = None, as_json: bool = False, quiet: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """The command without click; returns what it did, or nothing for a dry run."""
+    from semprobe import stores
+    from semprobe.encoding import latents
+
+    clock = _common.Clock()
+    stores.check_output(output, overwrite)
+    data, sae = open_activations(store, sae_path)
+    lazy = latents(data, sae, maxima=maxima)
+    images, per_image = lazy.sizes["image"], 4 * sae.latents * len(lazy.data_vars)
+    guess = seconds(data, sae, workers)
+    place = stores.Place(output)
+    size = images * per_image
+    if _common.forecast(place, size, guess, "latents", dry_run=dry_run, as_json=as_json, quiet=quiet):
+        return {}
+    settings = _common.provenance(
+        activations=_common.without_run(data.attrs["provenance"]), sae=sae.describe(), normalisation="none"
+    )
+    shard = stores.images_per_shard(per_image, images)
+    writer = stores.create(output, lazy, kind="latents", shard=shard, provenance=settings, overwrite=overwrite)
+    todo = writer.missing()
+    with _common.progress(images, "encoding", quiet) as update:
+        update(images - sum(stop - start for start, stop in todo))
+        for start, stop in todo:
+            with _common.dask_progress(stop - start, "", True, workers):
+                part = lazy.isel(image=slice(start, stop)).compute()
+            writer.write(start, {str(name): found.values for name, found in part.items()})
+            update(stop - start)
+    writer.complete()
+    return {
+        "store": output, "images": images, "latents": sae.latents, "sae": sae.describe(), "bytes": size,
+        "seconds": clock.seconds,
+    }  # fmt: skip

@@ -1,0 +1,142 @@
+"""semprobe extract: images to patch activations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from semprobe.cli import _common
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from semprobe.backbones import Backbone
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  semprobe extract images/ -o acts.zarr --model clip-vit-b16
+  semprobe extract study.csv -o acts.zarr --model vit_small_patch16_224 --on-error skip
+  semprobe extract images/ -o 'acts-{layer}.zarr' --model dinov2-vit-b14-reg --layer 6 --layer -2 --cls
+"""
+)
+@click.argument("images", type=click.Path(exists=True))
+@click.option("--model", required=True, help="A timm ViT, or clip-vit-b16, dinov2-vit-b14-reg, pilot.")
+@click.option("--layer", "layers", type=int, multiple=True, default=(-2,), show_default=True,
+              help="Block whose output is kept; negative counts from the end. Give several, with {layer} in the output.")
+@click.option("--weights", type=click.Path(exists=True, dir_okay=False), help="Local checkpoint for the model.")
+@click.option("--random-weights", type=click.IntRange(0), metavar="SEED", help="Random weights, for trying things out.")
+@click.option("--size", type=click.IntRange(1), help="Edge of the model's input in pixels.  [default: the model's]")
+@click.option("--crop-pct", type=float, help="Share of the resized picture that is kept.  [default: the model's]")
+@click.option("--crop-mode", type=click.Choice(["center", "squash", "border"]), help="[default: the model's]")
+@click.option("--interpolation", type=click.Choice(["bilinear", "bicubic"]), help="[default: the model's]")
+@click.option("--cls", is_flag=True, help="Keep the class token too.")
+@click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True,
+              help="On disk; float16 is half the size and flips about 5 predictions in 100,000.")
+@click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Images run at once.")
+@click.option("--device", default="cpu", show_default=True, help="Where torch runs the model, such as cuda.")
+@click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True,
+              help="At an image that can't be read: stop, or leave it out and list it in the store.")
+@_common.output("Store of activations to make")
+def command(images: str, as_json: bool, quiet: bool, **options: Any) -> None:
+    """Run IMAGES through a vision transformer and keep its patch activations.
+
+    IMAGES is a folder with {concept}-positive and {concept}-negative folders (or {concept}/positive and
+    {concept}/negative), a CSV file with columns path, concept, label (positive or negative) and any others, or any
+    folder of images. A run that was stopped goes on where it was when the same command is given again.
+    """  # fmt: skip
+    result = run(images, as_json=as_json, quiet=quiet, **options)
+    if as_json and result:
+        _common.print_json(result)
+    for store in result.get("stores", []) if not as_json else []:
+        click.echo(f"{store}: {result['images']} images of {result['patches']} patches x {result['features']} features")
+
+
+def run(
+    images: str, *, output: str, model: str, layers: tuple[int, ...] = (-2,), weights: str | None = None,
+    random_weights: int | None = None, size: int | None = None, crop_pct: float | None = None,
+    crop_mode: str | None = None, interpolation: str | None = None, cls: bool = False, dtype: str = "float32",
+    batch: int = 8, device: str = "cpu", on_error: str = "stop", overwrite: bool = False, dry_run: bool = False,
+    workers: int | None = None, as_json: bool = False, quiet: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """The command without click; returns what it did, or nothing for a dry run."""
+    if weights is not None and random_weights is not None:
+        raise click.UsageError("--weights and --random-weights exclude each other")
+    if len(set(layers)) > 1 and "{layer}" not in output:
+        raise click.UsageError(f"{len(layers)} layers need {{layer}} in the output's name, such as 'acts-{{layer}}.zarr'")
+    from semprobe import stores
+    from semprobe.images import find_images
+
+    clock = _common.Clock()
+    found = find_images(images)
+    _say_found(found, quiet)
+    from semprobe.backbones import load_backbone
+
+    backbone = load_backbone(
+        model, layers=layers, weights=weights, random_weights=random_weights, size=size, crop_pct=crop_pct,
+        crop_mode=crop_mode, interpolation=interpolation, device=device,
+    )  # fmt: skip
+    if random_weights is not None:
+        _common.say(f"RANDOM WEIGHTS (seed {random_weights}): the activations mean nothing; for trying things out only")
+    outputs = {layer: output.replace("{layer}", str(layer)) for layer in backbone.layers}
+    for path in outputs.values():
+        stores.check_output(path, overwrite)
+    per_image = (backbone.patches + cls) * backbone.features * (2 if dtype == "float16" else 4)
+    place = stores.Place(next(iter(outputs.values())))
+    total = per_image * found.sizes["image"] * len(outputs)
+    seconds = _seconds(backbone, found.sizes["image"], workers) if dry_run or found.sizes["image"] >= 64 else 0.0
+    if _common.forecast(place, total, seconds, "activations", dry_run=dry_run, as_json=as_json, quiet=quiet):
+        return {}
+
+    from semprobe import extraction
+
+    with _common.progress(found.sizes["image"], "checking", quiet) as update:
+        good = extraction.inspect_images(found, skip=on_error == "skip", workers=workers, done=update)
+    for one in good.attrs["skipped"]:
+        _common.say(f"left out: {one['reason']}")
+    filled = extraction.template(good, backbone, dtype=dtype, cls=cls)
+    shard = stores.images_per_shard(per_image, good.sizes["image"])
+    writers = {}
+    for layer, path in outputs.items():
+        settings = _common.provenance(backbone=backbone.describe(layer), dtype=dtype, batch=batch, cls=cls)
+        writers[layer] = stores.create(
+            path, filled, kind="activations", shard=shard, provenance=settings, overwrite=overwrite
+        )
+    with _common.progress(good.sizes["image"], "extracting", quiet) as update:
+        extraction.extract(good, backbone, writers, batch=batch, workers=workers, dtype=dtype, cls=cls, done=update)
+    return {
+        "stores": list(outputs.values()), "layers": list(outputs), "images": good.sizes["image"],
+        "patches": backbone.patches, "features": backbone.features, "bytes": total,
+        "ignored_files": good.attrs["ignored_files"], "skipped": good.attrs["skipped"], "seconds": clock.seconds,
+    }  # fmt: skip
+
+
+def _say_found(found: xr.Dataset, quiet: bool) -> None:
+    label = found["label"].values
+    parts = [
+        f"{concept} {(column == 1).sum()} + {(column == 0).sum()}"
+        for concept, column in zip(found["concept"].values, label.T, strict=True)
+    ]
+    shown = f"; positive + negative: {', '.join(parts)}" if parts else "; no labels"
+    ignored = found.attrs["ignored_files"]
+    also = f"; {ignored} files that are no images ignored" if ignored else ""
+    _common.say(f"found {found.sizes['image']} images{shown}{also}", quiet)
+
+
+def _seconds(backbone: Backbone, images: int, workers: int | None) -> float:
+    """Time for all images, from running one."""
+    import time
+
+    import torch
+
+    from semprobe.extraction import cores
+
+    one = torch.zeros(1, 3, *backbone.transform.size)
+    took = []
+    for _ in range(2):
+        start = time.perf_counter()
+        backbone.tokens(one)
+        took.append(time.perf_counter() - start)
+    return min(took) * images * max(1.0, cores() / (workers or cores()))

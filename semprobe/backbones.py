@@ -1,0 +1,382 @@
+"""Vision transformers from timm: weights, transform, geometry and the patch tokens of chosen blocks."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import math
+import os
+import pickle
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from timm.data import create_transform, resolve_model_data_config
+from timm.models.beit import Beit
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
+
+from semprobe.errors import BackboneError
+
+DEFAULT_LAYER = -2
+
+SHORT_NAMES: dict[str, tuple[str, int | None]] = {
+    "clip-vit-b16": ("vit_base_patch16_clip_quickgelu_224.openai", None),
+    "dinov2-vit-b14-reg": ("vit_base_patch14_reg4_dinov2.lvd142m", 224),
+    "pilot": ("pilot", None),
+}
+"""Short name: timm's name, and the edge in pixels if it is not the model's own."""
+
+PILOT: dict[str, Any] = {
+    "img_size": 96, "patch_size": 8, "embed_dim": 128, "depth": 6, "num_heads": 4, "num_classes": 0,
+    "global_pool": "token",
+}  # fmt: skip
+"""Architecture of the embedded backbone, for timm's VisionTransformer."""
+
+_PILOT_TRANSFORM = {
+    "input_size": (3, 96, 96), "interpolation": "bicubic", "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5),
+    "crop_pct": 1.0, "crop_mode": "center",
+}  # fmt: skip
+
+_PILOT_WEIGHTS = Path(__file__).parent / "data" / "pilot-vit.safetensors"
+
+
+def pilot_vit(path: str | os.PathLike[str] | None = None) -> VisionTransformer:
+    """The embedded backbone, with weights from a safetensors file, or untrained."""
+    model = VisionTransformer(**PILOT)
+    if path is not None:
+        state = read_weights(Path(path))
+        model.load_state_dict({name: value.float() for name, value in state.items()})
+    return model.eval()
+
+
+# weights
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """A state dict from a safetensors file or a torch file without code in it.
+
+    Raises
+    ------
+    BackboneError
+        Nothing there, damaged, or a pickle that would run code.
+    """
+    if not path.is_file():
+        raise BackboneError(f"{path}: there is no such weights file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return dict(load_file(path))
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise BackboneError(f"{path}: holds a pickle that would run code, and is refused; save a state dict") from error
+    except Exception as error:
+        raise BackboneError(f"{path}: the weights can't be read ({error})") from error
+    for key in ("state_dict", "model", "teacher"):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict):
+        raise BackboneError(f"{path}: found a {type(found).__name__}, expected a state dict")
+    tensors = {name.removeprefix("module."): value for name, value in found.items() if torch.is_tensor(value)}
+    if not tensors:
+        raise BackboneError(f"{path}: holds no tensors")
+    return tensors
+
+
+def _put_weights(model: torch.nn.Module, path: Path) -> None:
+    """Load a local checkpoint with timm's own conversion; every weight of the model must be in it."""
+    state = read_weights(path)
+    convert: Callable[..., Any] | None = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    try:
+        converted = convert(state, model) if convert else state
+        result = model.load_state_dict(converted, strict=False)
+    except Exception as error:
+        raise BackboneError(f"{path}: these weights do not fit the model: {str(error).splitlines()[0]}") from error
+    extra = [k for k in result.unexpected_keys if not k.startswith(("head", "fc_norm", "attn_pool", "head_dist"))]
+    if result.missing_keys or extra:
+        raise BackboneError(
+            f"{path}: these weights do not fit the model: {len(result.missing_keys)} are missing "
+            f"({', '.join(result.missing_keys[:3])}), {len(extra)} are not known ({', '.join(extra[:3])})"
+        )
+
+
+def weights_sha256(model: torch.nn.Module) -> str:
+    """Hash of all weights, by name, shape and value."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+# transform and geometry
+
+
+def _centre(length: int, wanted: int) -> int:
+    """Where a centred crop begins; below 0 where it pads, with the odd pixel after the picture."""
+    return round((length - wanted) / 2) if length >= wanted else -((wanted - length) // 2)
+
+
+@dataclass(frozen=True)
+class Transform:
+    """How a picture becomes the model's input, in timm's words; every number is recorded in the store."""
+
+    size: tuple[int, int]
+    crop_pct: float
+    crop_mode: str
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def describe(self) -> dict[str, Any]:
+        """What stores record of it."""
+        return {
+            "size": list(self.size), "crop_pct": self.crop_pct, "crop_mode": self.crop_mode,
+            "interpolation": self.interpolation, "mean": list(self.mean), "std": list(self.std), "alpha": "on white",
+        }  # fmt: skip
+
+    def pipeline(self) -> Callable[[Image.Image], torch.Tensor]:
+        """timm's own evaluation transform."""
+        found: Callable[[Image.Image], torch.Tensor] = create_transform(
+            input_size=(3, *self.size), crop_pct=self.crop_pct, crop_mode=self.crop_mode,
+            interpolation=self.interpolation, mean=self.mean, std=self.std, is_training=False,
+        )  # fmt: skip
+        return found
+
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height after resizing, before cropping: the rounding of torchvision and timm."""
+        high, wide = (math.floor(edge / self.crop_pct) for edge in self.size)
+        if self.crop_mode == "squash":
+            return wide, high
+        if self.crop_mode == "center" and high == wide:
+            short, long = min(width, height), max(width, height)
+            other = int(high * long / short)
+            return (high, other) if width <= height else (other, high)
+        ratios = (height / high, width / wide)
+        ratio = max(ratios) if self.crop_mode == "border" else min(ratios)
+        return round(width / ratio), round(height / ratio)
+
+    def crop(self, width: int, height: int, covered: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Rectangle of the picture that the patches cover.
+
+        Parameters
+        ----------
+        width, height
+            Of the picture, after EXIF rotation.
+        covered
+            Height and width in pixels of the model's input that its patches cover.
+
+        Returns
+        -------
+        tuple of float
+            Left, top, right, bottom in pixels of the picture; outside of it where the model pads.
+        """
+        new_width, new_height = self._resized(width, height)
+        left, top = _centre(new_width, self.size[1]), _centre(new_height, self.size[0])
+        across, down = width / new_width, height / new_height
+        return left * across, top * down, (left + covered[1]) * across, (top + covered[0]) * down
+
+
+# the backbone
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A model, the blocks to read, and how pictures reach it."""
+
+    model: torch.nn.Module
+    name: str
+    layers: tuple[int, ...]
+    transform: Transform
+    weights: str
+    sha256: str
+    grid: tuple[int, int]
+    patch_pixels: tuple[int, int]
+    device: str = "cpu"
+
+    @property
+    def features(self) -> int:
+        """Channels of the residual stream."""
+        return int(self.model.embed_dim)  # type: ignore[arg-type]
+
+    @property
+    def patches(self) -> int:
+        """Patches of an image."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def has_cls(self) -> bool:
+        """Whether there is a class token to keep."""
+        return getattr(self.model, "cls_token", None) is not None
+
+    def crop(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """Rectangle of a picture that the patches cover: left, top, right, bottom."""
+        covered = (self.grid[0] * self.patch_pixels[0], self.grid[1] * self.patch_pixels[1])
+        return self.transform.crop(width, height, covered)
+
+    @torch.inference_mode()
+    def tokens(self, batch: torch.Tensor) -> dict[int, tuple[np.ndarray, np.ndarray | None]]:
+        """Patch tokens and class token of each layer.
+
+        Parameters
+        ----------
+        batch
+            (image, 3, height, width) float32.
+
+        Returns
+        -------
+        dict of int to tuple
+            Layer: (image, patch, feature) and (image, feature) or None, float32.
+        """
+        wanted = sorted(set(self.layers))
+        found = self.model.forward_intermediates(  # type: ignore[operator]
+            batch.to(self.device), indices=wanted, return_prefix_tokens=True, norm=False, stop_early=True,
+            output_fmt="NLC", intermediates_only=True,
+        )  # fmt: skip
+        out = {}
+        for layer, one in zip(wanted, found, strict=True):
+            patches, prefix = one if isinstance(one, tuple) else (one, None)
+            cls = prefix[:, 0].float().cpu().numpy() if self.has_cls and prefix is not None else None
+            out[layer] = (patches.float().cpu().numpy(), cls)
+        return out
+
+    def describe(self, layer: int) -> dict[str, Any]:
+        """What stores record of it."""
+        return {
+            "model": self.name, "weights": self.weights, "weights_sha256": self.sha256, "layer": layer,
+            "transform": self.transform.describe(), "grid": list(self.grid),
+        }  # fmt: skip
+
+
+def _unknown(name: str) -> BackboneError:
+    known = [*SHORT_NAMES, *timm.list_models("vit_*"), *timm.list_models("eva*"), *timm.list_models("beit*")]
+    close = difflib.get_close_matches(name, known, 3)
+    hint = f"; did you mean {' or '.join(close)}" if close else ""
+    return BackboneError(f"model {name!r} is not known to timm {timm.__version__}{hint}")
+
+
+def _create(name: str, size: int | None, pretrained: bool) -> torch.nn.Module:
+    base = name.split(":")[-1].split("/")[-1].split(".")[0]
+    if ":" not in name and not timm.is_model(base):
+        raise _unknown(name)
+    options: dict[str, Any] = {"num_classes": 0}
+    if size is not None:
+        options["img_size"] = size
+    try:
+        return timm.create_model(name, pretrained=pretrained, **options)
+    except Exception as error:
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        if pretrained:
+            raise BackboneError(
+                f"model {name}: its weights can't be had from the hub ({first}). Give a local file with --weights, or "
+                "random ones with --random-weights SEED to try things out"
+            ) from error
+        raise BackboneError(f"model {name} can't be made: {first}") from error
+
+
+def _check_kind(model: torch.nn.Module, name: str) -> None:
+    if not isinstance(model, VisionTransformer | Eva | Beit) or not hasattr(model.patch_embed, "grid_size"):
+        raise BackboneError(
+            f"model {name} is a {type(model).__name__}; semprobe reads plain vision transformers of timm "
+            "(ViT, CLIP, SigLIP, DINOv2, EVA, DINOv3, BEiT), which keep one grid of patches in every block"
+        )
+
+
+def resolve_layer(layer: int, depth: int, name: str) -> int:
+    """Number of a block from 0; negative ones count from the end."""
+    if not -depth <= layer < depth:
+        raise BackboneError(f"model {name} has {depth} blocks; layer {layer} is none of {-depth} to {depth - 1}")
+    return layer % depth
+
+
+def _transform(config: dict[str, Any], **changes: Any) -> Transform:
+    changes = {key: value for key, value in changes.items() if value is not None}
+    merged = {**config, **changes}
+    if not 0 < merged["crop_pct"] <= 1:
+        raise BackboneError(f"crop_pct is {merged['crop_pct']}, expected above 0 and at most 1")
+    height, width = merged["input_size"][1:]
+    return Transform(
+        (height, width), float(merged["crop_pct"]), merged.get("crop_mode") or "center", merged["interpolation"],
+        tuple(map(float, merged["mean"])), tuple(map(float, merged["std"])),
+    )  # fmt: skip
+
+
+def load_backbone(
+    name: str,
+    *,
+    layers: tuple[int, ...] = (DEFAULT_LAYER,),
+    weights: str | os.PathLike[str] | None = None,
+    random_weights: int | None = None,
+    size: int | None = None,
+    crop_pct: float | None = None,
+    crop_mode: str | None = None,
+    interpolation: str | None = None,
+    device: str = "cpu",
+) -> Backbone:
+    """Make a backbone ready to read.
+
+    Parameters
+    ----------
+    name
+        A model of timm, with or without its weights' tag, or a short name of ``SHORT_NAMES``.
+    layers
+        Blocks whose output is read; negative ones count from the end.
+    weights
+        Local checkpoint, in timm's naming or any that timm's own conversion for the model understands.
+    random_weights
+        Seed of random weights, for trying things out. At most one of the two; otherwise timm loads the weights that
+        the name stands for.
+    size, crop_pct, crop_mode, interpolation
+        Changes to the model's own transform: edge in pixels, timm's crop share, ``center``, ``squash`` or ``border``,
+        and ``bilinear`` or ``bicubic``.
+    device
+        Where torch runs it.
+
+    Raises
+    ------
+    BackboneError
+        An unknown model, one that is no plain vision transformer, a layer it lacks, or weights that do not fit.
+    """
+    timm_name, default_size = SHORT_NAMES.get(name, (name, None))
+    edge = size if size is not None else default_size
+    pretrained = weights is None and random_weights is None
+    with torch.random.fork_rng():
+        torch.manual_seed(random_weights or 0)
+        if timm_name == "pilot":
+            if edge not in (None, PILOT["img_size"]):
+                raise BackboneError(f"the pilot backbone reads {PILOT['img_size']} pixels, not {edge}")
+            model: torch.nn.Module = pilot_vit(_PILOT_WEIGHTS if pretrained else None)
+            config: dict[str, Any] = dict(_PILOT_TRANSFORM)
+        else:
+            model = _create(timm_name, edge, pretrained)
+            _check_kind(model, name)
+            config = resolve_model_data_config(model)
+    if weights is not None:
+        _put_weights(model, Path(weights))
+    source = "pretrained" if pretrained else f"random, seed {random_weights}" if weights is None else Path(weights).name
+    if edge is not None:
+        config["input_size"] = (3, edge, edge)
+    transform = _transform(config, crop_pct=crop_pct, crop_mode=crop_mode, interpolation=interpolation)
+    patch_pixels = tuple(model.patch_embed.patch_size)  # type: ignore[union-attr,arg-type]
+    if any(edge % pixels for edge, pixels in zip(transform.size, patch_pixels, strict=True)):
+        raise BackboneError(f"model {name} has patches of {patch_pixels[0]} pixels, and {transform.size[0]} is no multiple")
+    depth = len(model.blocks)  # type: ignore[arg-type]
+    return Backbone(
+        model=model.eval().to(device),
+        name=timm_name,
+        layers=tuple(resolve_layer(layer, depth, name) for layer in layers),
+        transform=transform,
+        weights=source,
+        sha256=weights_sha256(model),
+        grid=(transform.size[0] // patch_pixels[0], transform.size[1] // patch_pixels[1]),
+        patch_pixels=(patch_pixels[0], patch_pixels[1]),
+        device=device,
+    )
+

@@ -1,0 +1,323 @@
+"""Find images and their labels, and read an image file into upright RGB."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+from PIL import Image, ImageOps
+
+from semprobe.errors import ImagesError, UnreadableImage
+from semprobe.vocabulary import DIMS, NEGATIVE, POSITIVE, UNLABELLED, VARIABLES, attrs
+
+SUFFIXES = frozenset(
+    ".avif .bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .ppm .tif .tiff .webp".split()
+)  # fmt: skip
+"""File names that end like this (in any case) should be images; all other files are ignored and counted."""
+
+LABELS = {"positive": POSITIVE, "negative": NEGATIVE}
+
+MAX_PIXELS = 100_000_000
+"""A picture with more pixels is refused: a small file can unpack to more than memory holds."""
+
+_RESERVED = (set(VARIABLES) | set(DIMS) | {"path", "file"}) - {"source"}
+
+
+class _Row(NamedTuple):
+    """One image under one concept, or under none ("")."""
+
+    path: Path
+    name: str
+    concept: str
+    label: int
+    extra: dict[str, str]
+
+
+# finding
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Files below a folder, links followed, loops not; in no particular order."""
+    seen: set[str] = set()
+    for at, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(at)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(at) / name for name in files)
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def _label_of(parts: tuple[str, ...], labelled: bool) -> tuple[str, int] | None:
+    """Concept and label that the folders above a file say, None if they say nothing."""
+    top = parts[0] if len(parts) > 1 else ""
+    concept, hyphen, word = top.rpartition("-")
+    if hyphen and word in LABELS and concept:
+        return concept, LABELS[word]
+    if len(parts) > 2 and parts[1] in LABELS:
+        return top, LABELS[parts[1]]
+    return None if labelled else ("", UNLABELLED)
+
+
+def _from_folder(root: Path) -> tuple[list[_Row], int]:
+    files = list(_walk(root))
+    images = [path for path in files if _is_image(path)]
+    relative = {path: path.relative_to(root).parts for path in images}
+    labelled = any(_label_of(parts, True) for parts in relative.values())
+    rows = []
+    for path, parts in relative.items():
+        found = _label_of(parts, labelled)
+        if found is None:
+            raise ImagesError(
+                f"{path}: some folders of {root} are labelled, and this image is in none that is. Name its folder "
+                "{concept}-positive or {concept}-negative, or {concept}/positive or {concept}/negative, or move it away"
+            )
+        rows.append(_Row(path, "/".join(parts), *found, {}))
+    return rows, len(files) - len(images)
+
+
+def _from_manifest(manifest: Path) -> list[_Row]:
+    try:
+        with manifest.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            columns = [name.strip() for name in reader.fieldnames or []]
+            _check_columns(manifest, columns)
+            reader.fieldnames = columns
+            lines = [(reader.line_num, line) for line in reader]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ImagesError(f"{manifest}: not a CSV file in UTF-8 ({error})") from error
+    return [_manifest_row(manifest, number, line) for number, line in lines]
+
+
+def _check_columns(manifest: Path, columns: list[str]) -> None:
+    if "path" not in columns or ("concept" in columns) != ("label" in columns):
+        raise ImagesError(
+            f"{manifest}: has columns {', '.join(columns) or 'none'}; expected path, concept and label (or path alone)"
+        )
+    clash = [c for c in columns if c in _RESERVED - {"path", "concept", "label"}] + [
+        c for c in set(columns) if columns.count(c) > 1
+    ]
+    if clash:
+        raise ImagesError(f"{manifest}: column {clash[0]!r} is there twice or is a name of the store's own; rename it")
+
+
+def _manifest_row(manifest: Path, number: int, line: dict[str, Any]) -> _Row:
+    where = f"{manifest}, line {number}"
+    if None in line or None in line.values():
+        raise ImagesError(f"{where}: has another number of fields than the first line")
+    fields = {key: value.strip() for key, value in line.items()}
+    named, concept, word = fields.pop("path"), fields.pop("concept", ""), fields.pop("label", "")
+    if not named:
+        raise ImagesError(f"{where}: the path is empty")
+    if bool(concept) != bool(word) or (word and word not in LABELS):
+        raise ImagesError(f"{where}: concept {concept!r} with label {word!r}; expected label positive or negative")
+    path = manifest.parent / named
+    name = Path(os.path.normpath(named)).as_posix()
+    return _Row(path, name, concept, LABELS.get(word, UNLABELLED), fields)
+
+
+def _merge_extra(rows: list[_Row], column: str) -> str:
+    """An image's value in a further column; where its concepts say different things, all of them."""
+    values = {row.concept: row.extra.get(column, "") for row in rows}
+    if len(set(values.values())) == 1:
+        return next(iter(values.values()))
+    return "; ".join(f"{concept}: {value}" for concept, value in sorted(values.items()) if value)
+
+
+def _table(rows: list[_Row], root: Path, ignored: int) -> xr.Dataset:
+    by_name: dict[str, list[_Row]] = {}
+    for row in rows:
+        by_name.setdefault(row.name, []).append(row)
+    names = sorted(by_name, key=lambda name: tuple(name.split("/")))
+    concepts = sorted({row.concept for row in rows if row.concept})
+    label = np.full((len(names), len(concepts)), UNLABELLED, np.int8)
+    for at, name in enumerate(names):
+        for row in by_name[name]:
+            if not row.concept:
+                continue
+            there = label[at, concepts.index(row.concept)]
+            if there not in (UNLABELLED, row.label):
+                raise ImagesError(f"{name}: is both positive and negative for concept {row.concept}; keep one")
+            label[at, concepts.index(row.concept)] = row.label
+    columns = sorted({column for row in rows for column in row.extra} | {"source"})
+    extra = {c: [_merge_extra(by_name[name], c) for name in names] for c in columns}
+    coords: dict[str, Any] = {
+        "image": ("image", np.array(names, dtype=object), attrs("image")),
+        "concept": ("concept", np.array(concepts, dtype=object), attrs("concept")),
+        "label": (("image", "concept"), label, attrs("label")),
+        "file": ("image", np.array([str(by_name[name][0].path) for name in names], dtype=object)),
+    }
+    for column, values in extra.items():
+        about = attrs(column) if column in VARIABLES else {"description": f"column {column} of the manifest"}
+        coords[column] = ("image", np.array(values, dtype=object), about)
+    return xr.Dataset(coords=coords, attrs={"root": str(root), "ignored_files": ignored})
+
+
+def find_images(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Find images and their labels.
+
+    Parameters
+    ----------
+    path
+        A folder with ``{concept}-{positive|negative}/`` (split at the last hyphen) or ``{concept}/{positive|negative}/``
+        below it; or a CSV file with columns path (relative to that file), concept, label (positive or negative) and any
+        further ones; or any other folder, whose images then have no labels.
+
+    Returns
+    -------
+    xarray.Dataset
+        Coordinates only: ``image`` in order of their paths, compared folder by folder and by code point, ``label``
+        (image, concept), ``source`` and further columns of the CSV, ``file`` where each is on disk.
+        ``attrs["ignored_files"]`` counts files that are no images.
+
+    Raises
+    ------
+    ImagesError
+        Nothing there, no image in it, a folder or line that can't be understood, or one image with two labels.
+    """
+    given = Path(path)
+    if given.is_dir():
+        rows, ignored = _from_folder(given)
+        root = given
+    elif given.is_file():
+        rows, ignored, root = _from_manifest(given), 0, given.parent
+    else:
+        raise ImagesError(f"{given}: there is no such folder or CSV file")
+    if not rows:
+        also = f" ({ignored} other files were ignored)" if ignored else ""
+        raise ImagesError(f"{given}: no images in here{also}; expected files ending in {' '.join(sorted(SUFFIXES))}")
+    return _table(rows, root, ignored)
+
+
+# reading
+
+
+class Inspected(NamedTuple):
+    """What a first look at a file tells: hash of its bytes, size after EXIF rotation, transparency."""
+
+    sha256: str
+    width: int
+    height: int
+    alpha: bool
+
+
+def _open(data: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(data))
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS:,}")
+    return image
+
+
+def _guarded(path: str | os.PathLike[str], data: bytes, read: Callable[[bytes], Any]) -> Any:
+    try:
+        if not data:
+            raise ValueError("the file is empty")
+        return read(data)
+    except Exception as error:  # Pillow's plugins raise whatever they meet in a damaged file
+        why = "its bytes are no image that Pillow knows" if type(error).__name__ == "UnidentifiedImageError" else error
+        raise UnreadableImage(f"{path}: can't be read as an image: {why}") from error
+
+
+def _bytes(path: str | os.PathLike[str]) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UnreadableImage(f"{path}: can't be read: {error.strerror}") from error
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    return (image.height, image.width) if turned else (image.width, image.height)
+
+
+def _inspect(data: bytes) -> Inspected:
+    image = _open(data)
+    width, height = _upright_size(image)
+    image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))  # JPEG alone: an eighth of the work
+    image.load()
+    if image.mode in ("I", "F"):
+        _to_eight_bits(image)
+    return Inspected(hashlib.sha256(data).hexdigest(), width, height, image.has_transparency_data)
+
+
+def inspect(path: str | os.PathLike[str]) -> Inspected:
+    """Hash a file and make sure that all of it can be decoded.
+
+    Raises
+    ------
+    UnreadableImage
+        Names the file and says why.
+    """
+    found: Inspected = _guarded(path, _bytes(path), _inspect)
+    return found
+
+
+def inspect_all(
+    files: Iterable[str], workers: int, done: Callable[[int], None] = lambda n: None
+) -> list[Inspected | UnreadableImage]:
+    """Inspect files side by side, in order; an unreadable one gives its error instead."""
+
+    def attempt(file: str) -> Inspected | UnreadableImage:
+        try:
+            return inspect(file)
+        except UnreadableImage as error:
+            return error
+
+    found = []
+    with ThreadPoolExecutor(workers) as pool:
+        for result in pool.map(attempt, files):
+            found.append(result)
+            done(1)
+    return found
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """Grey with more than 8 bits, by its high byte, as Pillow reduces 16-bit colour."""
+    values = np.asarray(image)
+    if values.dtype.kind == "f" or values.min() < 0 or values.max() > 65535:
+        raise ValueError(f"grey values of {image.mode} from {values.min()} to {values.max()}; save it with 8 or 16 bits")
+    return Image.fromarray((values.astype(np.uint16) >> 8).astype(np.uint8))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _to_eight_bits(image).convert("RGB")
+    if image.has_transparency_data:
+        clear = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
+    return image.convert("RGB")
+
+
+def read_image(path: str | os.PathLike[str], sha256: str | None = None) -> Image.Image:
+    """Read an image as upright 8-bit RGB: the first frame, EXIF rotation applied, transparency on white.
+
+    Parameters
+    ----------
+    path
+        File to read; never changed.
+    sha256
+        What its bytes should hash to, if that is known.
+
+    Raises
+    ------
+    UnreadableImage
+        It can't be decoded, or is another file than it was.
+    """
+    data = _bytes(path)
+    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+        raise UnreadableImage(f"{path}: the file changed since it was first looked at; run the command again")
+    image: Image.Image = _guarded(path, data, lambda d: _to_rgb(ImageOps.exif_transpose(_open(d))))
+    return image

@@ -1,0 +1,303 @@
+"""From patch sums to counts, and from counts to F1: the experiment's own arithmetic.
+
+A prediction is ``patch sum > threshold`` (``>``, never ``>=``). Counts come first and are additive; ratios come last.
+What 0/0 gives is decided here, once: F1 and recall are always defined, since a concept without positives is refused;
+precision without any prediction is NaN.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+
+from semprobe.errors import DataError
+from semprobe.sae import SAE
+from semprobe.vocabulary import NEGATIVE, POSITIVE, attrs
+
+
+def predict(patch_sums: xr.DataArray, threshold: float = 0.0) -> xr.DataArray:
+    """Binary predictions: patch sum > threshold.
+
+    Parameters
+    ----------
+    patch_sums
+        (image, latent) float.
+    threshold
+        A sum equal to it predicts negative.
+
+    Returns
+    -------
+    xarray.DataArray
+        (image, latent) bool, lazy if the input is.
+
+    Raises
+    ------
+    DataError
+        When computed: a patch sum is NaN.
+    """
+    found = xr.apply_ufunc(_exceeds, patch_sums, float(threshold), dask="parallelized", output_dtypes=[bool])
+    return found.rename("prediction")
+
+
+def _exceeds(values: np.ndarray, threshold: float) -> np.ndarray:
+    if np.isnan(values).any():
+        raise DataError("a patch sum is NaN, so nothing can be predicted; encode these images again")
+    return values > threshold
+
+
+def _count_block(predictions: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """(1, outcome, concept, latent) predictions among positives, among negatives; only labelled rows are touched."""
+    out = np.empty((1, 2, label.shape[1], predictions.shape[1]), np.int32)
+    for outcome, wanted in enumerate((POSITIVE, NEGATIVE)):
+        for concept in range(label.shape[1]):
+            np.add.reduce(predictions[label[:, concept] == wanted], 0, dtype=np.int32, out=out[0, outcome, concept])
+    return out
+
+
+def confusion(predictions: xr.DataArray, label: xr.DataArray) -> xr.Dataset:
+    """True and false positives and negatives of every latent for every concept, in one pass.
+
+    Images labelled -1 are not in a concept's set and count nowhere.
+
+    Parameters
+    ----------
+    predictions
+        (image, latent) bool.
+    label
+        (image, concept) int8: 1 positive, 0 negative, -1 not in the set.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``tp fp fn tn`` (concept, latent) int32; lazy if the predictions are.
+
+    Raises
+    ------
+    DataError
+        Other dims, or the images of the two differ.
+    """
+    if set(predictions.dims) != {"image", "latent"} or set(label.dims) != {"image", "concept"}:
+        raise DataError(
+            f"predictions have dims {predictions.dims} and label {label.dims}, expected (image, latent) and "
+            "(image, concept)"
+        )
+    if predictions.sizes["image"] != label.sizes["image"]:
+        raise DataError(f"{predictions.sizes['image']} images are predicted and {label.sizes['image']} are labelled")
+    wanted = label.transpose("image", "concept").astype(np.int8)
+    ordered = predictions.transpose("image", "latent")
+    if ordered.chunks is None:
+        counts = _count_block(ordered.values, wanted.values)[0]
+    else:
+        rows = wanted.data.rechunk if wanted.chunks else lambda chunks: da.from_array(wanted.data, chunks=chunks)
+        blocks = da.blockwise(
+            _count_block, "iocl", ordered.data, "il", rows((ordered.data.chunks[0], -1)), "ic",
+            new_axes={"o": 2}, adjust_chunks={"i": 1}, concatenate=True, dtype=np.int32,
+            meta=np.empty((0, 0, 0, 0), np.int32),
+        )  # fmt: skip
+        counts = blocks.sum(0, dtype=np.int32, split_every=8)
+    positives, negatives = ((wanted == v).sum("image", dtype=np.int32) for v in (POSITIVE, NEGATIVE))
+    coords = {name: c for name, c in {**ordered.coords, **wanted.coords}.items() if c.dims in (("latent",), ("concept",))}
+    tp, fp = (xr.DataArray(counts[k], dims=("concept", "latent"), coords=coords) for k in (0, 1))
+    found = {"tp": tp, "fp": fp, "fn": positives - tp, "tn": negatives - fp}
+    dims = ("concept", "latent")
+    return xr.Dataset({k: v.transpose(*dims).astype(np.int32).assign_attrs(attrs(k)) for k, v in found.items()})
+
+
+def f1(counts: xr.Dataset) -> xr.DataArray:
+    """F1, the harmonic mean of precision and recall: 2 tp / (2 tp + fp + fn).
+
+    0 where nothing positive is found; always defined as long as there is a positive, and NaN (0/0) if there is none.
+
+    Parameters
+    ----------
+    counts
+        ``tp``, ``fp`` and ``fn``, as :func:`confusion` gives them.
+
+    Returns
+    -------
+    xarray.DataArray
+        The counts' dims, float64; lazy if they are.
+
+    References
+    ----------
+    van Rijsbergen, Information Retrieval, 1979, chapter 7.
+
+    Examples
+    --------
+    >>> import semprobe, xarray as xr
+    >>> float(semprobe.f1(xr.Dataset({"tp": 20, "fp": 20, "fn": 0, "tn": 0})))  # fires on every image of 20 + 20
+    0.6666666666666666
+    """
+    twice = 2.0 * counts["tp"]
+    return (twice / (twice + counts["fp"] + counts["fn"])).rename("f1").assign_attrs(attrs("f1"))
+
+
+def precision(counts: xr.Dataset) -> xr.DataArray:
+    """Share of predicted images that are positive: tp / (tp + fp), NaN where nothing is predicted.
+
+    Parameters and return as :func:`f1`.
+    """
+    predicted = (counts["tp"] + counts["fp"]).astype(np.float64)
+    return (counts["tp"] / predicted.where(predicted > 0)).rename("precision").assign_attrs(attrs("precision"))
+
+
+def recall(counts: xr.Dataset) -> xr.DataArray:
+    """Share of positive images that are predicted: tp / (tp + fn), NaN only where there is no positive.
+
+    Parameters and return as :func:`f1`.
+    """
+    found = counts["tp"] / (counts["tp"] + counts["fn"]).astype(np.float64)
+    return found.rename("recall").assign_attrs(attrs("recall"))
+
+
+def support(counts: xr.Dataset) -> xr.DataArray:
+    """Share of a concept's images that are predicted positive: (tp + fp) / (tp + fp + fn + tn).
+
+    Parameters and return as :func:`f1`.
+    """
+    predicted, rest = counts["tp"] + counts["fp"], counts["fn"] + counts["tn"]
+    return (predicted / (predicted + rest).astype(np.float64)).rename("support").assign_attrs(attrs("support"))
+
+
+def floor_f1(label: xr.DataArray) -> xr.DataArray:
+    """F1 of a latent that fires on every image: 2 p / (1 + p), with p the share of positives.
+
+    Parameters
+    ----------
+    label
+        (image, concept) int8.
+
+    Returns
+    -------
+    xarray.DataArray
+        (concept,) float64. A latent below it is worse than no looking at all.
+    """
+    positives, negatives = ((label == v).sum("image") for v in (POSITIVE, NEGATIVE))
+    share = positives / (positives + negatives)
+    return (2 * share / (1 + share)).rename("floor_f1").assign_attrs(attrs("floor_f1"))
+
+
+def draw_latents(concepts: list[str], latents: int, draws: int, seed: int) -> np.ndarray:
+    """Latents drawn at random without replacement, for each concept its own.
+
+    A concept's draw depends on the seed and on its name alone, not on the concepts beside it.
+
+    Returns
+    -------
+    numpy.ndarray
+        (concept, draw) int64; all latents where fewer than `draws` exist.
+    """
+    size = min(draws, latents)
+    rngs = (np.random.default_rng([seed, zlib.crc32(name.encode())]) for name in concepts)
+    return np.stack([rng.choice(latents, size, replace=False) for rng in rngs]).astype(np.int64)
+
+
+def _check_classes(label: xr.DataArray) -> None:
+    if label.sizes["concept"] == 0:
+        raise DataError(
+            "no concept is labelled in this store, so there is nothing to score; extract from folders named "
+            "{concept}-positive and {concept}-negative, or from a manifest"
+        )
+    if label.chunks is not None:
+        raise DataError("label is lazy; load it first: data.assign_coords(label=data.label.load())")
+    for name, column in zip(label["concept"].values, label.transpose("concept", "image").values, strict=True):
+        for value, word in ((POSITIVE, "positive"), (NEGATIVE, "negative")):
+            if not (column == value).any():
+                raise DataError(f"concept {name} has no {word} images: F1 needs both positives and negatives")
+
+
+def _predictions(data: xr.Dataset, sae: SAE | None, threshold: float) -> xr.DataArray:
+    if "patch_sum" in data:
+        if sae is not None:
+            raise DataError("this store holds patch sums already, so an SAE has nothing to do; leave it out")
+        return predict(data["patch_sum"], threshold)
+    if "activations" not in data:
+        raise DataError(f"found {sorted(map(str, data.data_vars))}, expected activations or patch_sum to score")
+    if sae is None:
+        raise DataError("scoring activations needs an SAE; give one, or score a store of latents")
+    from semprobe.encoding import reductions
+
+    if threshold == 0 and not sae.signed:  # codes are not negative: the sum is positive if and only if some code is
+        return predict(reductions(data["activations"], sae, ("patch_max",))["patch_max"], 0.0)
+    return predict(reductions(data["activations"], sae, ("patch_sum",))["patch_sum"], threshold)
+
+
+def score(
+    data: xr.Dataset, *, sae: SAE | None = None, threshold: float = 0.0, random: int = 1000, seed: int = 0
+) -> xr.Dataset:
+    """Score every latent for every concept, beside the floor and a random baseline.
+
+    Parameters
+    ----------
+    data
+        A store of activations (then `sae` is needed) or of latents, with its ``label``.
+    sae
+        The encoder.
+    threshold
+        A prediction is patch sum > threshold.
+    random
+        Number of latents drawn at random for the baseline.
+    seed
+        Of that draw.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``tp fp fn tn f1 precision recall support`` (concept, latent), ``random_latent random_f1`` (concept, draw) and
+        ``floor_f1`` (concept,); lazy: computing it all is one pass over the data.
+
+    Raises
+    ------
+    DataError
+        A concept without positives or without negatives, nothing to score, or (when computed) values that are not
+        finite.
+    SAEError
+        The SAE reads another number of features.
+    """
+    label = data["label"]
+    _check_classes(label)
+    if random < 1 or seed < 0 or not np.isfinite(threshold):
+        raise DataError(f"random {random}, seed {seed}, threshold {threshold}: expected at least 1, at least 0, finite")
+    predictions = _predictions(data, sae, threshold)
+    counts = confusion(predictions, label)
+    scores = f1(counts)
+    drawn = draw_latents([str(c) for c in label["concept"].values], counts.sizes["latent"], random, seed)
+    at = xr.DataArray(drawn, dims=("concept", "draw"), attrs=attrs("random_latent"))
+    flat = at + np.arange(len(drawn))[:, None] * counts.sizes["latent"]
+    picked = scores.transpose("concept", "latent").data.reshape(-1)[flat.values.reshape(-1)].reshape(drawn.shape)
+    return counts.assign(
+        f1=scores,
+        precision=precision(counts),
+        recall=recall(counts),
+        support=support(counts),
+        floor_f1=floor_f1(label),
+        random_latent=at,
+        random_f1=(("concept", "draw"), picked, attrs("random_f1")),
+    ).drop_attrs(deep=False)
+
+
+def rank(scores: xr.Dataset, concept: str, number: int = 5) -> np.ndarray:
+    """Latents of a concept from best to worst: by F1, at equal F1 by precision, at equal precision by number.
+
+    A latent that never fires has no precision and comes last among equals.
+
+    Parameters
+    ----------
+    scores
+        As :func:`score` gives them, computed.
+    concept
+        Name of the concept.
+    number
+        How many are wanted.
+
+    Returns
+    -------
+    numpy.ndarray
+        (number,) int64 positions along ``latent``.
+    """
+    here = scores.sel(concept=concept)
+    order = np.lexsort((np.arange(here.sizes["latent"]), -here["precision"].fillna(-1).values, -here["f1"].values))
+    return order[:number]

@@ -1,0 +1,87 @@
+"""Every dimension and variable, named once.
+
+The attributes that stores carry and the tables of ``docs/store-format.md`` are printed from here, and
+:func:`semprobe.open_store` checks a store against it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+DIMS = {
+    "image": "one picture, named by its path",
+    "patch": "one token of the backbone's grid, row by row",
+    "feature": "a channel of the backbone",
+    "latent": "a unit of the SAE",
+    "concept": "what is looked for, such as wheel",
+    "draw": "one randomly drawn latent",
+    "edge": "left, top, right, bottom",
+}
+
+POSITIVE, NEGATIVE, UNLABELLED = 1, 0, -1
+
+
+class Variable(NamedTuple):
+    """What a variable is: its dims, its kind of dtype and one sentence."""
+
+    dims: tuple[str, ...]
+    kind: str
+    text: str
+    units: str = ""
+
+
+VARIABLES = {
+    # coordinates
+    "image": Variable(("image",), "string", "path of the picture below the image root, with forward slashes; unique"),
+    "concept": Variable(("concept",), "string", "name of the concept"),
+    "latent": Variable(("latent",), "int64", "number of the latent in the SAE, from 0"),
+    "label": Variable(
+        ("image", "concept"), "int8", "1 positive, 0 negative, -1 not in this concept's set"
+    ),
+    "source": Variable(("image",), "string", "where the picture came from"),
+    "sha256": Variable(("image",), "string", "SHA-256 of the image file's bytes, hexadecimal"),
+    "width": Variable(("image",), "int32", "width of the picture after EXIF rotation", "pixel"),
+    "height": Variable(("image",), "int32", "height of the picture after EXIF rotation", "pixel"),
+    "alpha": Variable(("image",), "bool", "whether transparency was composited on white"),
+    "crop": Variable(
+        ("image", "edge"),
+        "float64",
+        "rectangle of the picture (after EXIF rotation) that the patches cover; may reach outside where a model pads",
+        "pixel",
+    ),
+    "edge": Variable(("edge",), "string", "left, top, right, bottom"),
+    "row": Variable(("patch",), "int32", "row of the patch in the grid, from the top"),
+    "column": Variable(("patch",), "int32", "column of the patch in the grid, from the left"),
+    # activations
+    "activations": Variable(
+        ("image", "patch", "feature"), "float32 or float16", "output of one residual block at each patch"
+    ),
+    "cls": Variable(("image", "feature"), "float32 or float16", "output of the same block at the class token"),
+    # latents
+    "patch_sum": Variable(("image", "latent"), "float32", "sum over patches of the latent's code"),
+    "patch_max": Variable(("image", "latent"), "float32", "largest code of the latent over patches"),
+    "patch_argmax": Variable(
+        ("image", "latent"), "int32", "first patch at which the code is largest; -1 where it is 0 at every patch"
+    ),
+    # scores
+    "tp": Variable(("concept", "latent"), "int32", "positives predicted positive"),
+    "fp": Variable(("concept", "latent"), "int32", "negatives predicted positive"),
+    "fn": Variable(("concept", "latent"), "int32", "positives predicted negative"),
+    "tn": Variable(("concept", "latent"), "int32", "negatives predicted negative"),
+    "f1": Variable(("concept", "latent"), "float64", "2 tp / (2 tp + fp + fn); always defined, since there are positives"),
+    "precision": Variable(("concept", "latent"), "float64", "tp / (tp + fp); NaN where nothing is predicted positive"),
+    "recall": Variable(("concept", "latent"), "float64", "tp / (tp + fn); always defined"),
+    "support": Variable(("concept", "latent"), "float64", "share of the concept's images predicted positive"),
+    "random_latent": Variable(("concept", "draw"), "int64", "latents drawn at random without replacement"),
+    "random_f1": Variable(("concept", "draw"), "float64", "F1 of the latents drawn at random: the baseline"),
+    "floor_f1": Variable(
+        ("concept",), "float64", "F1 of a latent that fires on every image: 2 p / (1 + p), p the share of positives"
+    ),
+}  # fmt: skip
+
+
+def attrs(name: str) -> dict[str, str]:
+    """Attributes of a variable as stores carry them."""
+    variable = VARIABLES[name]
+    found = {"description": variable.text}
+    return {**found, "units": variable.units} if variable.units else found

@@ -1,0 +1,90 @@
+"""Local paths and fsspec URLs, treated alike."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from semprobe.errors import StoreError
+
+
+class Place:
+    """A folder of files at a local path or an fsspec URL."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.url = os.fspath(path).rstrip("/") or "/"
+        try:
+            self.fs, self.root = fsspec.url_to_fs(self.url)
+        except (ValueError, ImportError) as error:  # unknown protocol, or its package is not installed
+            raise StoreError(f"{self.url}: this address can't be opened: {error}") from error
+        self.local = isinstance(self.fs, LocalFileSystem)
+
+    def __str__(self) -> str:
+        return self.url
+
+    def join(self, *keys: str) -> str:
+        return "/".join((self.root, *keys))
+
+    def exists(self, *keys: str) -> bool:
+        return bool(self.fs.exists(self.join(*keys)))
+
+    def read_json(self, key: str) -> Any:
+        return json.loads(self.fs.cat_file(self.join(key)))
+
+    def write_json(self, key: str, value: Any) -> None:
+        """Write a file whole or not at all: local files by rename, objects by a single put."""
+        data = json.dumps(value, indent=2).encode()
+        if not self.local:
+            self.fs.pipe_file(self.join(key), data)
+            return
+        aside = self.join(f"{key}.{uuid.uuid4().hex}.partial")
+        with open(aside, "wb") as file:
+            file.write(data)
+        os.replace(aside, self.join(key))
+
+    def remove(self, *keys: str) -> None:
+        if self.exists(*keys):
+            self.fs.rm(self.join(*keys), recursive=True)
+
+    def sibling(self, suffix: str) -> Place:
+        return Place(self.url + suffix)
+
+    def move_to(self, other: Place) -> None:
+        self.fs.mv(self.root, other.root, recursive=True)
+
+    def size(self) -> int:
+        """Bytes of all files below."""
+        return int(self.fs.du(self.root))
+
+    def _nearest(self) -> str:
+        """The closest folder above, or here, that is there."""
+        at = os.path.abspath(self.root)
+        while not os.path.exists(at):
+            at = os.path.dirname(at)
+        return at
+
+    def free(self) -> int | None:
+        """Bytes that can still be written here; None where that can't be told."""
+        return shutil.disk_usage(self._nearest()).free if self.local else None
+
+    def check_writable(self) -> None:
+        """Raise a `StoreError` if nothing can be written here; where that can't be told, do nothing."""
+        if not self.local:
+            return
+        nearest = self._nearest()
+        if not os.path.isdir(nearest) and nearest != os.path.abspath(self.root):
+            raise StoreError(f"{self}: {nearest} is a file, expected a folder")
+        if not os.access(nearest, os.W_OK):
+            raise StoreError(f"{self}: {nearest} can't be written to; choose another output or change its permissions")
+
+    def sweep(self) -> None:
+        """Delete the temporary files that a killed write left behind."""
+        if self.local:
+            for found in self.fs.glob(self.join("**", "*.partial")):
+                self.fs.rm(found)

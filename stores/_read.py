@@ -1,0 +1,205 @@
+"""Open a store: validated, lazy, with every read checked."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+import zarr
+from dask.base import tokenize
+
+from semprobe.errors import StoreCorrupt, StoreError, StoreIncomplete, StoreNotFound
+from semprobe.stores._layout import FORMAT_VERSION, REQUIRED
+from semprobe.stores._paths import Place
+from semprobe.vocabulary import VARIABLES
+
+ROOT, TEMPLATE = "zarr.json", "incomplete.json"
+"""The root metadata of a complete store, and what stands in its place until then."""
+
+_BLOCK_BYTES = 10_000_000  # a task reads about this much
+_BLOCK_MULTIPLE = 16  # images; whole tiles of the encoder
+
+
+def root_attributes(place: Place) -> dict[str, Any] | None:
+    """Root attributes of a store in whatever state, None if this is no semprobe store."""
+    for key in (ROOT, TEMPLATE):
+        if place.exists(key):
+            try:
+                found = place.read_json(key).get("attributes", {})
+            except (json.JSONDecodeError, AttributeError) as error:
+                raise StoreCorrupt(f"{place}: {key} is not readable JSON ({error}); the store is damaged") from error
+            return found if "semprobe_format" in found else None
+    return None
+
+
+def check_version(place: Place, attributes: dict[str, Any]) -> str:
+    """The kind of a store whose version can be read."""
+    kind, version = attributes["semprobe_format"].get("kind"), attributes["semprobe_format"].get("version")
+    if kind not in REQUIRED or not isinstance(version, int):
+        raise StoreError(f"{place}: unknown kind of store {kind!r}; known are {', '.join(REQUIRED)}")
+    if version > FORMAT_VERSION:
+        raise StoreError(
+            f"{place}: this store has format version {version}, and this semprobe reads up to {FORMAT_VERSION}: "
+            "upgrade semprobe"
+        )
+    return str(kind)
+
+
+class StoredArray:
+    """One variable on disk, sliced lazily; small enough to be sent to a worker.
+
+    A read that fails its checksum raises `StoreCorrupt` naming the file.
+    """
+
+    def __init__(self, url: str, name: str) -> None:
+        self.url, self.name = url, name
+        self._array: zarr.Array | None = None
+        self.shape, self.dtype, self.ndim = self.array.shape, self.array.dtype, self.array.ndim
+
+    @property
+    def array(self) -> zarr.Array:
+        if self._array is None:
+            self._array = zarr.open_array(self.url, path=self.name, mode="r")
+        return self._array
+
+    @property
+    def shard(self) -> int:
+        """Images a shard holds."""
+        return int((self.array.shards or self.array.chunks)[0])
+
+    def key(self, image: int) -> str:
+        """Name of the file that holds an image."""
+        return "/".join([self.name, "c", str(image // self.shard)] + ["0"] * (self.ndim - 1))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_array": None}
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        try:
+            return np.asarray(self.array[key])
+        except Exception as error:  # zarr raises whatever its codecs and the file system raise
+            first = key[0] if isinstance(key, tuple) else key
+            start = first.start or 0 if isinstance(first, slice) else 0
+            raise StoreCorrupt(
+                f"{self.url}: {self.name} from image {start} on can't be read, near file {self.key(start)}: {error}. "
+                "It was truncated or changed after it was written; restore that file or make the store again"
+            ) from error
+
+
+def _missing_files(place: Place, stored: StoredArray) -> list[str]:
+    expected = {stored.key(at) for at in range(0, stored.shape[0], stored.shard)}
+    folder = place.join(stored.name, "c")
+    found = place.fs.find(folder) if place.fs.exists(folder) else []
+    prefix = place.root.rstrip("/") + "/"
+    return sorted(expected - {os.fspath(path).removeprefix(prefix) for path in found})
+
+
+def _block(stored: StoredArray) -> int:
+    per_image = int(np.prod(stored.shape[1:])) * stored.dtype.itemsize
+    return max(1, _BLOCK_BYTES // max(1, per_image * _BLOCK_MULTIPLE)) * _BLOCK_MULTIPLE
+
+
+def _lazy(place: Place, name: str, token: str) -> da.Array:
+    stored = StoredArray(place.url, name)
+    missing = _missing_files(place, stored)
+    if missing:
+        raise StoreCorrupt(
+            f"{place}: {len(missing)} file(s) of {name} are missing, the first {missing[0]}; "
+            "restore them or make the store again"
+        )
+    chunks = (_block(stored), *stored.shape[1:])
+    return da.from_array(stored, chunks=chunks, name=f"{name}-{token}", fancy=False, inline_array=True)
+
+
+def _streamed(dataset: xr.Dataset) -> Iterator[str]:
+    for name, variable in dataset.data_vars.items():
+        if variable.encoding.get("shards"):
+            yield str(name)
+
+
+def _validate(place: Place, kind: str, dataset: xr.Dataset) -> None:
+    absent = REQUIRED[kind] - set(map(str, dataset.variables))
+    if absent:
+        raise StoreError(f"{place}: this store of {kind} lacks {', '.join(sorted(absent))}; make it again")
+    for name, variable in dataset.variables.items():
+        known = VARIABLES.get(str(name))
+        if known and tuple(variable.dims) != known.dims:
+            raise StoreError(f"{place}: {name} has dims {tuple(variable.dims)}, expected {known.dims}")
+
+
+def open_store(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Open a complete store, lazily, after checking that it is whole.
+
+    Coordinates and small variables are loaded; the large ones are dask arrays whose chunks are blocks of images.
+
+    Parameters
+    ----------
+    path
+        Local path or fsspec URL.
+
+    Returns
+    -------
+    xarray.Dataset
+        Dims and variables of ``docs/store-format.md``; ``attrs["semprobe_format"]["kind"]`` says which kind it is.
+
+    Raises
+    ------
+    StoreNotFound
+        Nothing is there.
+    StoreIncomplete
+        The run that makes it has not finished.
+    StoreCorrupt
+        A file is missing or damaged. A damaged chunk is found when it is read, not before.
+    StoreError
+        It is no semprobe store, or of a newer version.
+    """
+    place = Place(path)
+    if not place.exists():
+        raise StoreNotFound(f"{place}: there is no store here")
+    attributes = root_attributes(place)
+    if attributes is None:
+        raise StoreError(f"{place}: this is not a semprobe store (no {ROOT} with semprobe_format)")
+    kind = check_version(place, attributes)
+    if attributes.get("state") != "complete":
+        raise StoreIncomplete(
+            f"{place}: this store of {kind} is not complete; run the same command again to finish it"
+        )
+    try:
+        dataset = xr.open_zarr(place.url, chunks=None, consolidated=True)
+        _validate(place, kind, dataset)
+        token = tokenize(place.url, attributes)
+        streamed = set(_streamed(dataset))
+        loaded = dataset.drop_vars(streamed).load()
+    except StoreError:
+        raise
+    except Exception as error:
+        raise StoreCorrupt(f"{place}: the store can't be read: {error}") from error
+    lazy = {name: (dataset[name].dims, _lazy(place, name, token), dataset[name].attrs) for name in streamed}
+    return loaded.assign(lazy)
+
+
+def verify(path: str | os.PathLike[str]) -> Iterator[tuple[str, int, int]]:
+    """Read every shard of a store, so that each checksum is compared.
+
+    Yields
+    ------
+    tuple of str, int, int
+        Variable, and the first and last-plus-one image just found sound.
+
+    Raises
+    ------
+    StoreCorrupt
+        Names the first file that fails.
+    """
+    dataset = open_store(path)
+    for name in (str(n) for n, v in dataset.data_vars.items() if v.chunks):
+        stored = StoredArray(Place(path).url, name)
+        for start in range(0, stored.shape[0], stored.shard):
+            stop = min(start + stored.shard, stored.shape[0])
+            stored[start:stop]
+            yield name, start, stop

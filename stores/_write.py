@@ -1,0 +1,284 @@
+"""Make a store: template, then regions, then the mark that it is complete.
+
+A store under way has no root ``zarr.json``: the root's metadata waits under another name, so that neither semprobe
+nor plain xarray can take it for a whole one. A region is one shard, one file a variable, written atomically, so a run
+that is killed leaves whole regions and nothing else, and the same command goes on with those that are missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+import zarr
+
+from semprobe.errors import StoreCorrupt, StoreError, StoreExists, StoreMismatch
+from semprobe.stores._layout import FORMAT_VERSION, encoding
+from semprobe.stores._paths import Place
+from semprobe.stores._read import ROOT, TEMPLATE, StoredArray, check_version, root_attributes
+
+_REPLACED = ".replaced"  # where an old store waits until the new one is complete
+_NOT_SETTINGS = {"command", "created"}  # what may differ between a run and its continuation
+
+
+def _digest(values: np.ndarray) -> str:
+    if values.dtype.kind in "OUT":
+        data = "\0".join(map(str, values.ravel().tolist())).encode()
+    else:
+        data = np.ascontiguousarray(values).tobytes()
+    return hashlib.sha256(repr(values.shape).encode() + data).hexdigest()[:16]
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            found.update(_flat(value, f"{prefix}{key}."))
+        else:
+            found[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """What two sets of settings disagree on, one readable phrase each."""
+    old = {k: v for k, v in _flat(there).items() if k.split(".")[0] not in _NOT_SETTINGS}
+    new = {k: v for k, v in _flat(here).items() if k.split(".")[0] not in _NOT_SETTINGS}
+    return [
+        f"{key}: {old.get(key, 'absent')} in the store, {new.get(key, 'absent')} now"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+
+
+class Writer:
+    """A store under way: tells which regions are missing, writes them, and completes the store."""
+
+    def __init__(self, place: Place, streamed: dict[str, zarr.Array]) -> None:
+        self.place = place
+        self._arrays = streamed
+        first = next(iter(streamed.values()))
+        self.images = int(first.shape[0])
+        self.shard = int((first.shards or first.chunks)[0])
+
+    def regions(self) -> list[tuple[int, int]]:
+        """First and last-plus-one image of every region, in order."""
+        return [(at, min(at + self.shard, self.images)) for at in range(0, self.images, self.shard)]
+
+    def missing(self) -> list[tuple[int, int]]:
+        """Regions that are not there, or that fail their checksum."""
+        return [region for region in self.regions() if not all(self._sound(name, *region) for name in self._arrays)]
+
+    def _sound(self, name: str, start: int, stop: int) -> bool:
+        stored = StoredArray(self.place.url, name)
+        if not self.place.exists(*stored.key(start).split("/")):
+            return False
+        try:
+            stored[start:stop]
+        except StoreCorrupt:
+            return False
+        return True
+
+    def write(self, start: int, values: Mapping[str, np.ndarray]) -> None:
+        """Write one region of every streamed variable.
+
+        Raises
+        ------
+        StoreError
+            The values are not exactly one region: part of a shard can't be written safely, since two writers in one
+            shard would silently lose data.
+        """
+        if set(values) != set(self._arrays):
+            raise StoreError(f"{self.place}: got {sorted(values)} to write, expected {sorted(self._arrays)}")
+        stop = min(start + self.shard, self.images)
+        for name, block in values.items():
+            array = self._arrays[name]
+            expected = (stop - start, *array.shape[1:])
+            if start % self.shard or block.shape != expected or block.dtype != array.dtype:
+                raise StoreError(
+                    f"{self.place}: {name} at image {start} has shape {block.shape} and dtype {block.dtype}, expected "
+                    f"{expected} and {array.dtype}, starting at a multiple of {self.shard}: only whole shards are safe"
+                )
+        for name, block in values.items():
+            self._arrays[name][start:stop] = block
+
+    def complete(self) -> None:
+        """Mark the store complete, last of all, and let go of the store that it replaces."""
+        missing = self.missing_files()
+        if missing:
+            raise StoreError(f"{self.place}: can't be completed, {len(missing)} region(s) were never written")
+        _finish(self.place)
+
+    def missing_files(self) -> list[tuple[int, int]]:
+        """Regions of which some file is not there; quicker than `missing`, without reading."""
+        return [
+            (a, b)
+            for a, b in self.regions()
+            for name in self._arrays
+            if not self.place.exists(*StoredArray(self.place.url, name).key(a).split("/"))
+        ]
+
+
+def _finish(place: Place) -> None:
+    root = place.read_json(TEMPLATE)
+    place.write_json(ROOT, root)
+    with warnings.catch_warnings():  # consolidated metadata is not yet in the Zarr 3 specification
+        warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
+        zarr.consolidate_metadata(place.url)
+    root = place.read_json(ROOT)
+    root["attributes"]["state"] = "complete"
+    place.write_json(ROOT, root)
+    place.remove(TEMPLATE)
+    place.sweep()
+    place.sibling(_REPLACED).remove()
+
+
+def _set_up(place: Place, template: xr.Dataset, streamed: set[str], shard: int) -> None:
+    placeholders = {
+        name: (v.dims, da.zeros(v.shape, dtype=v.dtype, chunks=(shard, *v.shape[1:])), v.attrs)
+        for name, v in ((name, template[name].variable) for name in streamed)
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
+        template.assign(placeholders).to_zarr(
+            place.url,
+            mode="w",
+            compute=False,
+            consolidated=False,
+            zarr_format=3,
+            encoding=encoding(template, streamed, shard),
+            write_empty_chunks=True,
+        )
+    place.write_json(TEMPLATE, place.read_json(ROOT))
+    place.remove(ROOT)
+
+
+def check_output(path: str | os.PathLike[str], overwrite: bool = False) -> str:
+    """What is at an output's place: ``nothing``, ``unfinished`` or ``complete``.
+
+    Call it before long work: it changes nothing and finds what would only fail at the end.
+
+    Raises
+    ------
+    StoreExists
+        A complete store, unless `overwrite` is set, or something else.
+    StoreError
+        The place can't be written to.
+    """
+    place = Place(path)
+    place.check_writable()
+    if not place.exists() or (place.fs.isdir(place.root) and not place.fs.ls(place.root)):
+        return "nothing"
+    attributes = root_attributes(place)
+    if attributes is None:
+        raise StoreExists(f"{place}: something that is not a semprobe store is here already; choose another output")
+    check_version(place, attributes)
+    if not (place.exists(ROOT) and attributes.get("state") == "complete"):
+        return "unfinished"
+    if not overwrite:
+        raise StoreExists(f"{place}: this store exists already and is complete; --overwrite replaces it")
+    return "complete"
+
+
+def _make_way(place: Place, overwrite: bool) -> bool:
+    """Whether a store is under way at this place, to be gone on with; what may be replaced is put aside."""
+    there = check_output(place.url, overwrite)
+    if there == "nothing":
+        return False
+    if there == "complete":
+        aside = place.sibling(_REPLACED)
+        aside.remove()
+        place.move_to(aside)
+        return False
+    if overwrite or not place.exists(TEMPLATE):  # killed while setting up: nothing worth keeping
+        place.remove()
+        return False
+    return True
+
+
+def _provenance(template: xr.Dataset, streamed: set[str], provenance: Mapping[str, Any]) -> dict[str, Any]:
+    eager = sorted(str(n) for n in template.variables if n not in streamed)
+    return {**provenance, "coordinates": {name: _digest(template[name].values) for name in eager}}
+
+
+def create(
+    path: str | os.PathLike[str],
+    template: xr.Dataset,
+    *,
+    kind: str,
+    shard: int,
+    provenance: Mapping[str, Any],
+    overwrite: bool = False,
+) -> Writer:
+    """Set up a store, or go on with one that was stopped half way.
+
+    Parameters
+    ----------
+    path
+        Local path or fsspec URL.
+    template
+        The whole store: coordinates with their values, and the variables to be written by region as dask arrays, of
+        which only shape and dtype count.
+    kind
+        ``activations`` or ``latents``.
+    shard
+        Images a region holds.
+    provenance
+        Where the numbers come from. A store under way is gone on with only if all of it but the command and the date
+        is the same.
+    overwrite
+        Replace a complete store. It is renamed aside first, and deleted when the new one is complete.
+
+    Raises
+    ------
+    StoreExists
+        A complete store, or something else, is there.
+    StoreMismatch
+        A store with other settings is under way; the message says what differs.
+    """
+    place = Place(path)
+    streamed = {str(name) for name, variable in template.variables.items() if variable.chunks is not None}
+    full = _provenance(template, streamed, provenance)
+    if _make_way(place, overwrite):
+        attributes = root_attributes(place) or {}
+        found = differences(attributes.get("provenance", {}), full)
+        if attributes["semprobe_format"]["kind"] != kind:
+            found.insert(0, f"kind: {attributes['semprobe_format']['kind']} in the store, {kind} now")
+        if found:
+            raise StoreMismatch(
+                f"{place}: a store with other settings is under way here: {'; '.join(found)}. Go on with the old "
+                "settings, choose another output, or replace it with --overwrite"
+            )
+    else:
+        form = {"kind": kind, "version": FORMAT_VERSION}
+        marked = template.assign_attrs(semprobe_format=form, state="writing", provenance=full)
+        _set_up(place, marked, streamed, shard)
+    config = {"write_empty_chunks": True}  # a shard of fill values is a result too
+    arrays = {name: zarr.open_array(place.url, path=name, mode="r+", config=config) for name in sorted(streamed)}
+    return Writer(place, arrays)
+
+
+def write_whole(
+    path: str | os.PathLike[str],
+    dataset: xr.Dataset,
+    *,
+    kind: str,
+    provenance: Mapping[str, Any],
+    overwrite: bool = False,
+) -> None:
+    """Write a store that fits in memory, in one go: complete or not there.
+
+    Parameters and errors are those of :func:`create`; a store of this kind that was stopped half way is begun anew.
+    """
+    place = Place(path)
+    if _make_way(place, overwrite):
+        place.remove()
+    form = {"kind": kind, "version": FORMAT_VERSION}
+    marked = dataset.assign_attrs(semprobe_format=form, state="writing", provenance=dict(provenance))
+    _set_up(place, marked, set(), 0)
+    _finish(place)
