@@ -56,7 +56,7 @@ def open_activations(store: str, sae_path: str) -> tuple[xr.Dataset, SAE]:
 
 def seconds(data: xr.Dataset, sae: SAE, workers: int | None) -> float:
     """Forecast of one pass over the activations."""
-    from semprobe.extraction import cores
+    from semprobe.images import cores
     from semprobe.kernel import seconds_per_image
 
     each = seconds_per_image(sae, data.sizes["patch"])

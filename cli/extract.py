@@ -131,7 +131,7 @@ def _seconds(backbone: Backbone, images: int, workers: int | None) -> float:
 
     import torch
 
-    from semprobe.extraction import cores
+    from semprobe.images import cores
 
     one = torch.zeros(1, 3, *backbone.transform.size)
     took = []

@@ -11,17 +11,20 @@ import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from semprobe.errors import SAEError
 from semprobe.sae import SAE, Activation, Threshold, TopK
 
+if TYPE_CHECKING:
+    import torch
+
 _HEAD = 4096  # bytes that recognition may look at
 
 
-def _tensors(file: BinaryIO, path: Path) -> dict[str, np.ndarray]:
+def _tensors(file: BinaryIO, path: Path) -> dict[str, torch.Tensor]:
     """A saved state dict from the file's present position, without ever running a pickle's code."""
     import torch
 
@@ -36,13 +39,18 @@ def _tensors(file: BinaryIO, path: Path) -> dict[str, np.ndarray]:
         raise SAEError(f"{path}: the tensors can't be read ({error}); the file is damaged or no checkpoint") from error
     if not isinstance(state, dict):
         raise SAEError(f"{path}: found a {type(state).__name__}, expected a state dict of tensors")
-    return {name: value.float().numpy() for name, value in state.items() if torch.is_tensor(value)}
+    return {name: value.float() for name, value in state.items() if torch.is_tensor(value)}
 
 
-def _require(tensors: dict[str, np.ndarray], names: tuple[str, ...], path: Path) -> None:
+def _require(tensors: dict[str, torch.Tensor], names: tuple[str, ...], path: Path) -> None:
     absent = [name for name in names if name not in tensors]
     if absent:
         raise SAEError(f"{path}: lacks {', '.join(absent)}; it holds {', '.join(sorted(tensors)) or 'no tensors'}")
+
+
+def _rows(encoder: torch.Tensor) -> np.ndarray:
+    """(feature, latent) weights as (latent, feature) in C order; torch transposes on all cores."""
+    return encoder.T.contiguous().numpy()
 
 
 # saev: a line of JSON, then torch.save(state_dict)
@@ -52,7 +60,7 @@ def _is_saev(head: bytes, path: Path) -> bool:
     return head.lstrip()[:1] == b"{" and path.is_file()
 
 
-def _saev_activation(header: dict[str, Any], tensors: dict[str, np.ndarray], path: Path) -> Activation:
+def _saev_activation(header: dict[str, Any], tensors: dict[str, torch.Tensor], path: Path) -> Activation:
     schema, cfg = header.get("schema"), header.get("cfg", header)
     declared = cfg.get("activation") or {"cls": header.get("cls", "Relu"), "params": cfg}
     name, params = declared.get("cls"), declared.get("params") or {}
@@ -83,14 +91,15 @@ def _read_saev(path: Path) -> SAE:
         if not isinstance(header, dict) or schema not in (None, 1, 2, 3, 4, 5):
             raise SAEError(f"{path}: saev schema {schema!r} is not known; this semprobe reads none and 1 to 5")
         tensors = _tensors(file, path)
+    tensors.pop("W_dec", None)  # as large as the encoder, and not needed to encode
     _require(tensors, ("W_enc", "b_enc", "b_dec"), path)
     activation = _saev_activation(header, tensors, path)
     subtracts = schema is None or (schema == 1 and "activation" not in header.get("cfg", {}))
     return SAE(
-        encoder=tensors["W_enc"].T,
-        bias=tensors["b_enc"],
+        encoder=_rows(tensors["W_enc"]),
+        bias=tensors["b_enc"].numpy(),
         activation=activation,
-        centre=tensors["b_dec"] if subtracts else None,
+        centre=tensors["b_dec"].numpy() if subtracts else None,
         origin=f"saev, {'no schema' if schema is None else f'schema {schema}'}",
         path=str(path),
     )
@@ -107,10 +116,10 @@ def _read_semprobe(path: Path) -> SAE:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="numpy") as file:
+        with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
             wanted = [name for name in file.keys() if name != "W_dec"]  # noqa: SIM118 (no mapping)
-            tensors = {name: file.get_tensor(name) for name in wanted}
+            tensors = {name: file.get_tensor(name).float() for name in wanted}
     except SafetensorError as error:
         raise SAEError(f"{path}: the safetensors file is damaged ({error})") from error
     if about.get("version") != "1":
@@ -125,10 +134,10 @@ def _read_semprobe(path: Path) -> SAE:
         "topk": lambda: TopK(int(about["k"])),
     }
     return SAE(
-        encoder=tensors["W_enc"].T,
-        bias=tensors["b_enc"],
+        encoder=_rows(tensors["W_enc"]),
+        bias=tensors["b_enc"].numpy(),
         activation=kinds[kind](),
-        centre=tensors["b_dec"] if about.get("subtract_b_dec") == "true" else None,
+        centre=tensors["b_dec"].numpy() if about.get("subtract_b_dec") == "true" else None,
         origin="semprobe, version 1",
         path=str(path),
         declared={key: about[key] for key in ("backbone", "layer") if key in about},

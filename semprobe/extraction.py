@@ -5,7 +5,6 @@ A worker's torch uses one thread, so decoding one batch overlaps running another
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,18 +17,13 @@ import xarray as xr
 
 from semprobe.backbones import Backbone
 from semprobe.errors import DataError, ImagesError, UnreadableImage
-from semprobe.images import Inspected, inspect_all, read_image
+from semprobe.images import Inspected, cores, inspect_all, read_image
 from semprobe.stores import Writer
 from semprobe.vocabulary import attrs
 
 Tokens = dict[int, tuple[np.ndarray, np.ndarray | None]]
 
 EDGES = ("left", "top", "right", "bottom")
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def inspect_images(

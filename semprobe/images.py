@@ -205,6 +205,11 @@ def find_images(path: str | os.PathLike[str]) -> xr.Dataset:
 # reading
 
 
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Inspected(NamedTuple):
     """What a first look at a file tells: hash of its bytes, size after EXIF rotation, transparency."""
 

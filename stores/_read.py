@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import dask.array as da
@@ -72,9 +73,15 @@ class StoredArray:
         """Images a shard holds."""
         return int((self.array.shards or self.array.chunks)[0])
 
+    def keys(self) -> list[str]:
+        """Names of all files that it is made of."""
+        lengths = self.array.shards or self.array.chunks
+        grid = itertools.product(*(range(-(-n // length)) for n, length in zip(self.shape, lengths, strict=True)))
+        return ["/".join([self.name, "c", *map(str, at)]) for at in grid]
+
     def key(self, image: int) -> str:
         """Name of the file that holds an image."""
-        return "/".join([self.name, "c", str(image // self.shard)] + ["0"] * (self.ndim - 1))
+        return self.keys()[image // self.shard]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_array": None}
@@ -84,19 +91,37 @@ class StoredArray:
             return np.asarray(self.array[key])
         except Exception as error:  # zarr raises whatever its codecs and the file system raise
             first = key[0] if isinstance(key, tuple) else key
-            start = first.start or 0 if isinstance(first, slice) else 0
+            start, stop, _ = first.indices(self.shape[0]) if isinstance(first, slice) else (0, self.shape[0], 1)
             raise StoreCorrupt(
-                f"{self.url}: {self.name} from image {start} on can't be read, near file {self.key(start)}: {error}. "
-                "It was truncated or changed after it was written; restore that file or make the store again"
+                f"{self.url}: file {self._damaged(start, stop)} can't be read: {error}. It was truncated or changed "
+                "after it was written; restore it or make the store again"
             ) from error
 
+    def _damaged(self, start: int, stop: int) -> str:
+        """The first file of these images that can't be read."""
+        for at in range(start - start % self.shard, stop, self.shard):
+            try:
+                self.array[at : at + self.shard]
+            except Exception:
+                return self.key(at)
+        return self.key(start)
 
-def _missing_files(place: Place, stored: StoredArray) -> list[str]:
-    expected = {stored.key(at) for at in range(0, stored.shape[0], stored.shard)}
-    folder = place.join(stored.name, "c")
-    found = place.fs.find(folder) if place.fs.exists(folder) else []
+
+def sizes(place: Place) -> dict[str, int]:
+    """Bytes of every file of a store, by its name below the store's root."""
     prefix = place.root.rstrip("/") + "/"
-    return sorted(expected - {os.fspath(path).removeprefix(prefix) for path in found})
+    found = place.fs.find(place.root, detail=True)
+    return {os.fspath(path).removeprefix(prefix): int(about["size"] or 0) for path, about in found.items()}
+
+
+def _check_files(place: Place, names: Iterable[str]) -> None:
+    """Every chunk is written, so a file that is not there is lost; zarr would read fill values in its place."""
+    there = sizes(place)
+    lost = [key for name in names for key in StoredArray(place.url, name).keys() if not there.get(key)]
+    if lost:
+        raise StoreCorrupt(
+            f"{place}: {len(lost)} file(s) are missing or empty, the first {lost[0]}; restore them or make the store again"
+        )
 
 
 def _block(stored: StoredArray) -> int:
@@ -106,12 +131,6 @@ def _block(stored: StoredArray) -> int:
 
 def _lazy(place: Place, name: str, token: str) -> da.Array:
     stored = StoredArray(place.url, name)
-    missing = _missing_files(place, stored)
-    if missing:
-        raise StoreCorrupt(
-            f"{place}: {len(missing)} file(s) of {name} are missing, the first {missing[0]}; "
-            "restore them or make the store again"
-        )
     chunks = (_block(stored), *stored.shape[1:])
     return da.from_array(stored, chunks=chunks, name=f"{name}-{token}", fancy=False, inline_array=True)
 
@@ -172,6 +191,7 @@ def open_store(path: str | os.PathLike[str]) -> xr.Dataset:
     try:
         dataset = xr.open_zarr(place.url, chunks=None, consolidated=True)
         _validate(place, kind, dataset)
+        _check_files(place, map(str, dataset.variables))
         token = tokenize(place.url, attributes)
         streamed = set(_streamed(dataset))
         loaded = dataset.drop_vars(streamed).load()

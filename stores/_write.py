@@ -21,7 +21,7 @@ import zarr
 from semprobe.errors import StoreCorrupt, StoreError, StoreExists, StoreMismatch
 from semprobe.stores._layout import FORMAT_VERSION, encoding
 from semprobe.stores._paths import Place
-from semprobe.stores._read import ROOT, TEMPLATE, StoredArray, check_version, root_attributes
+from semprobe.stores._read import ROOT, TEMPLATE, StoredArray, check_version, root_attributes, sizes
 
 _REPLACED = ".replaced"  # where an old store waits until the new one is complete
 _NOT_SETTINGS = {"command", "created"}  # what may differ between a run and its continuation
@@ -72,11 +72,12 @@ class Writer:
 
     def missing(self) -> list[tuple[int, int]]:
         """Regions that are not there, or that fail their checksum."""
-        return [region for region in self.regions() if not all(self._sound(name, *region) for name in self._arrays)]
+        there = sizes(self.place)
+        return [region for region in self.regions() if not all(self._sound(n, *region, there) for n in self._arrays)]
 
-    def _sound(self, name: str, start: int, stop: int) -> bool:
+    def _sound(self, name: str, start: int, stop: int, there: Mapping[str, int]) -> bool:
         stored = StoredArray(self.place.url, name)
-        if not self.place.exists(*stored.key(start).split("/")):
+        if not there.get(stored.key(start)):
             return False
         try:
             stored[start:stop]
@@ -109,19 +110,11 @@ class Writer:
 
     def complete(self) -> None:
         """Mark the store complete, last of all, and let go of the store that it replaces."""
-        missing = self.missing_files()
-        if missing:
-            raise StoreError(f"{self.place}: can't be completed, {len(missing)} region(s) were never written")
+        there = sizes(self.place)
+        lost = [key for name in self._arrays for key in StoredArray(self.place.url, name).keys() if not there.get(key)]
+        if lost:
+            raise StoreError(f"{self.place}: can't be completed, {len(lost)} file(s) were never written")
         _finish(self.place)
-
-    def missing_files(self) -> list[tuple[int, int]]:
-        """Regions of which some file is not there; quicker than `missing`, without reading."""
-        return [
-            (a, b)
-            for a, b in self.regions()
-            for name in self._arrays
-            if not self.place.exists(*StoredArray(self.place.url, name).key(a).split("/"))
-        ]
 
 
 def _finish(place: Place) -> None:

@@ -1,0 +1,242 @@
+"""The pilot set: drawn scenes with known parts, checks with known answers, and where latents look.
+
+Step 1 of the experiment: before a method is believed on photographs it must find what is known to be there, and must
+not find what is not.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+from PIL import Image
+from scipy.stats import hypergeom
+
+from semprobe.encoding import encode
+from semprobe.errors import DataError
+from semprobe.sae import SAE
+from semprobe.scenes import PARTS, draw_scene
+from semprobe.scoring import rank, score
+from semprobe.vocabulary import NEGATIVE, POSITIVE
+
+CLEAR = 0.003
+"""A positive shows its concept on at least this share of its pixels: small, but there."""
+
+UNSEEN = "spiral"
+"""The part that neither the embedded backbone nor the SAE was trained on."""
+
+COLUMNS = ("path", "concept", "label", "source", "reason")
+
+
+def draw_set(
+    folder: Path, *, each: int = 20, seed: int = 0, done: Callable[[int], None] = lambda n: None
+) -> Path:
+    """Draw the pilot set: for every part, `each` scenes that show it and `each` random ones that do not.
+
+    Parameters
+    ----------
+    folder
+        Gets ``manifest.csv``, ``images/`` and ``masks/`` with a mask of the concept for every image.
+    each
+        Positives and negatives a concept.
+    seed
+        Of the scenes; the scenes that the embedded models were trained on come from other seeds.
+    done
+        Called with the number of images just drawn.
+
+    Returns
+    -------
+    pathlib.Path
+        The manifest.
+    """
+    rows = []
+    for concept in PARTS:
+        wanted = {"positive": each, "negative": each}
+        number = 0
+        while any(wanted.values()):
+            name = f"pilot-{seed}-{concept}-{number}"
+            number += 1
+            image, parts = draw_scene(name, spiral=0.5 if concept == UNSEEN else 0.15)
+            mask = parts == PARTS.index(concept) + 1
+            label = "positive" if mask.mean() >= CLEAR else "negative" if not mask.any() else ""
+            if not label or not wanted[label]:
+                continue
+            wanted[label] -= 1
+            path = Path("images") / f"{concept}-{label}" / f"{each - wanted[label] - 1:03}.png"
+            for where, picture in ((path, image), (mask_path(path), Image.fromarray(mask))):
+                (folder / where).parent.mkdir(parents=True, exist_ok=True)
+                picture.save(folder / where)
+            reason = f"{concept} on {mask.mean():.1%} of the pixels" if label == "positive" else f"no {concept} drawn"
+            rows.append((path.as_posix(), concept, label, f"drawn, seed {name}", reason))
+            done(1)
+    manifest = folder / "manifest.csv"
+    with manifest.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([COLUMNS, *rows])
+    return manifest
+
+
+def mask_path(image: Path) -> Path:
+    """Where the mask of a pilot image is."""
+    return Path("masks", *image.parts[1:])
+
+
+# known answers
+
+
+def planted(*, permuted: bool = False, seed: int = 0) -> tuple[xr.Dataset, int]:
+    """Scores of synthetic activations into which one latent was planted, and its number.
+
+    Every positive image carries the latent's direction on one patch, no negative does. With `permuted` the labels are
+    shuffled afterwards, so that nothing is there to be found.
+    """
+    rng = np.random.default_rng(seed)
+    images, patches, features, latents, secret = 40, 16, 64, 512, 137
+    encoder = rng.standard_normal((latents, features), dtype=np.float32)
+    encoder /= np.linalg.norm(encoder, axis=1, keepdims=True)
+    bias = rng.uniform(-4, -1.5, latents).astype(np.float32)
+    bias[secret] = -8
+    x = rng.standard_normal((images, patches, features), dtype=np.float32)
+    label = np.repeat([POSITIVE, NEGATIVE], images // 2).astype(np.int8)[:, None]
+    x[np.arange(images // 2), rng.integers(0, patches, images // 2)] += 16 * encoder[secret]
+    if permuted:
+        label = rng.permutation(label)
+    data = xr.Dataset(
+        {"activations": (("image", "patch", "feature"), x)},
+        coords={"concept": ["planted"], "label": (("image", "concept"), label)},
+    )
+    return score(data, sae=SAE(encoder=encoder, bias=bias), random=100, seed=seed).compute(), secret
+
+
+def check_planted() -> list[str]:
+    """Check the method against known answers; returns what was verified, in words.
+
+    Raises
+    ------
+    DataError
+        A known answer does not come out: the installation computes wrongly.
+    """
+    scores, secret = planted()
+    first = int(rank(scores, "planted", 1)[0])
+    value = float(scores["f1"].sel(concept="planted", latent=secret))
+    if first != secret or value != 1.0:
+        raise DataError(f"the planted latent {secret} has F1 {value} and latent {first} ranks first, expected 1 and it")
+    shuffled, _ = planted(permuted=True)
+    after = float(shuffled["f1"].sel(concept="planted", latent=secret))
+    if after >= 0.8:
+        raise DataError(f"with permuted labels the planted latent still has F1 {after}: scores do not follow labels")
+    return [
+        f"a latent planted in synthetic activations scores F1 {value:.3f} and ranks first of {scores.sizes['latent']}",
+        f"with permuted labels the same latent scores F1 {after:.3f}",
+    ]
+
+
+# where a latent looks
+
+
+class Finding(NamedTuple):
+    """The best latent of one concept, and whether it is the concept."""
+
+    concept: str
+    latent: int
+    f1: float
+    floor_f1: float
+    random_p95: float
+    p_value: float
+    inside: float
+    area: float
+
+    @property
+    def found(self) -> bool:
+        """Whether F1 is beyond the chance of the best of all latents, and most of the code lies on the concept."""
+        return self.p_value < 0.05 and self.inside > 0.5
+
+
+def coverage(folder: Path, images: list[str], grid: tuple[int, int]) -> np.ndarray:
+    """Share of each patch that the concept's mask covers, (image, patch)."""
+    rows = []
+    for name in images:
+        mask = np.asarray(Image.open(folder / mask_path(Path(name))), dtype=np.float64)
+        height, width = mask.shape[0] // grid[0], mask.shape[1] // grid[1]
+        rows.append(mask.reshape(grid[0], height, grid[1], width).mean((1, 3)).ravel() / mask.max(initial=1))
+    return np.stack(rows)
+
+
+def best_p_value(scores: xr.Dataset, concept: str, latent: int) -> float:
+    """Chance that the best of all firing latents has so many true positives at this support, Bonferroni-bounded.
+
+    The hypergeometric upper tail of one latent (Fisher's exact test), times the number of latents that fire on some
+    and not on all images.
+    """
+    here = scores.sel(concept=concept)
+    tp, fp, fn, tn = (int(here[name].isel(latent=latent)) for name in ("tp", "fp", "fn", "tn"))
+    tail = hypergeom.sf(tp - 1, tp + fp + fn + tn, tp + fn, tp + fp)
+    alive = int(((here["support"] > 0) & (here["support"] < 1)).sum())
+    return float(min(1.0, tail * max(1, alive)))
+
+
+def look(folder: Path, data: xr.Dataset, scores: xr.Dataset, sae: SAE) -> tuple[list[Finding], dict[str, xr.DataArray]]:
+    """Each concept's best latent, and where on the positives its code lies.
+
+    Returns
+    -------
+    findings
+        One a concept.
+    codes
+        Concept: (image, patch) codes of its best latent on its positives.
+    """
+    best = {str(c): int(rank(scores, str(c), 1)[0]) for c in scores["concept"].values}
+    grid = tuple(data.attrs["provenance"]["backbone"]["grid"])
+    findings, codes = [], {}
+    for concept, latent in best.items():
+        positive = data.isel(image=np.flatnonzero(data["label"].sel(concept=concept).values == POSITIVE))
+        values = encode(positive["activations"], sae).sel(latent=latent).compute()
+        cover = coverage(folder, positive["image"].values.tolist(), (grid[0], grid[1]))
+        total = float(values.sum())
+        here = scores.sel(concept=concept)
+        codes[concept] = values
+        findings.append(
+            Finding(
+                concept, latent, float(here["f1"][latent]), float(here["floor_f1"]),
+                float(here["random_f1"].quantile(0.95)), best_p_value(scores, concept, latent),
+                float((values.values * cover).sum() / total) if total > 0 else 0.0, float(cover.mean()),
+            )  # fmt: skip
+        )
+    return findings, codes
+
+
+def table(findings: list[Finding]) -> str:
+    """The findings as text."""
+    lines = [
+        f"{'concept':>9} {'latent':>6} {'F1':>6} {'floor':>6} {'random 95 %':>11} {'p, all latents':>14} "
+        f"{'code on concept':>15} {'its area':>8}  verdict"
+    ]
+    for one in findings:
+        lines.append(
+            f"{one.concept:>9} {one.latent:>6} {one.f1:>6.3f} {one.floor_f1:>6.3f} {one.random_p95:>11.3f} "
+            f"{one.p_value:>14.2g} {one.inside:>15.1%} {one.area:>8.1%}  {'found' if one.found else 'not found'}"
+        )
+    return "\n".join(lines)
+
+
+def sheet(folder: Path, findings: list[Finding], codes: dict[str, xr.DataArray], columns: int = 8) -> Image.Image:
+    """A picture of the best latents: a row a concept, its positives with the code in red on grey."""
+    edge = 144
+    out = Image.new("RGB", (columns * edge, len(findings) * edge), "white")
+    for row, finding in enumerate(findings):
+        values = codes[finding.concept]
+        grid = round(values.sizes["patch"] ** 0.5)
+        for column, name in enumerate(values["image"].values[:columns].tolist()):
+            grey = Image.open(folder / name).convert("L").convert("RGB").resize((edge, edge))
+            heat = values.values[column].reshape(grid, grid) / max(float(values.max()), 1e-9)
+            alpha = Image.fromarray((200 * heat).astype(np.uint8)).resize((edge, edge), Image.Resampling.NEAREST)
+            out.paste(Image.composite(Image.new("RGB", grey.size, (220, 30, 30)), grey, alpha), (column * edge, row * edge))
+    return out
+
+
+def describe(finding: Finding) -> dict[str, Any]:
+    """A finding as plain values."""
+    return {**finding._asdict(), "found": finding.found}

@@ -1,0 +1,128 @@
+"""Small inputs that many tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from semprobe.cli import main
+from semprobe.sae import SAE, Activation, Threshold
+
+DATA = Path(__file__).parent / "data"
+MODEL = "test_vit"  # of timm: three blocks of width 64, patches of 16 pixels
+
+
+@pytest.fixture
+def never_computes() -> Iterator[None]:
+    """A scheduler that raises: nothing may compute inside."""
+
+    def scheduler(graph: Any, keys: Any, **options: Any) -> Any:
+        raise AssertionError("something computed")
+
+    with dask.config.set(scheduler=scheduler):
+        yield
+
+
+def make_sae(latents: int = 70, features: int = 8, activation: Activation = Threshold(), seed: int = 0) -> SAE:
+    rng = np.random.default_rng(seed)
+    encoder = rng.standard_normal((latents, features), dtype=np.float32)
+    bias = rng.uniform(-5, -2, latents).astype(np.float32)
+    bias[0], bias[1] = -1000, 1000  # one never fires, one always
+    return SAE(encoder=encoder, bias=bias, activation=activation, centre=rng.normal(0, 0.1, features))
+
+
+def make_activations(images: int = 23, patches: int = 6, features: int = 8, seed: int = 1) -> xr.Dataset:
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((images, patches, features), dtype=np.float32)
+    label = rng.integers(-1, 2, (images, 2)).astype(np.int8)
+    label[:2] = [[1], [0]][:images]
+    return xr.Dataset(
+        {"activations": (("image", "patch", "feature"), x)},
+        coords={
+            "image": np.array([f"{at:03}.png" for at in range(images)], dtype=object),
+            "concept": np.array(["fur", "wheel"], dtype=object),
+            "label": (("image", "concept"), label),
+        },
+    )
+
+
+def dense(x: np.ndarray, sae: SAE) -> np.ndarray:
+    """Codes in float64, written independently of the kernel; for thresholds only."""
+    centred = x.astype(np.float64) - (0 if sae.centre is None else sae.centre)
+    pre = centred @ sae.encoder.astype(np.float64).T + sae.bias
+    assert isinstance(sae.activation, Threshold)
+    return np.where(pre > sae.activation.threshold, pre, 0)
+
+
+def draw(path: Path, colour: tuple[int, ...] = (200, 30, 30), size: tuple[int, int] = (40, 30), **save: Any) -> Path:
+    """A picture with a gradient, so that no two places are alike."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    across = np.linspace(0, 60, size[0])[None, :, None]
+    down = np.linspace(0, 60, size[1])[:, None, None]
+    pixels = np.clip(np.array(colour)[None, None] * 0.7 + across + down, 0, 255).astype(np.uint8)
+    Image.fromarray(np.broadcast_to(pixels, (size[1], size[0], len(colour))).copy()).save(path, **save)
+    return path
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of one concept, three positive and four negative pictures."""
+    root = tmp_path / "pictures"
+    for at in range(3):
+        draw(root / "t-shirt-positive" / f"{at}.png", (20 + 60 * at, 40, 90))
+    for at in range(4):
+        draw(root / "t-shirt-negative" / f"{at}.jpg", (90, 20 + 50 * at, 40), (30 + at, 50))
+    return root
+
+
+@pytest.fixture
+def run() -> Callable[..., Result]:
+    """Run a command line as a user would; the result has stdout, stderr and the exit code."""
+
+    def invoke(*arguments: object, code: int | None = 0) -> Result:
+        result = CliRunner().invoke(main, [str(a) for a in arguments])
+        crashed = result.exception is not None and not isinstance(result.exception, SystemExit)
+        assert not crashed, (arguments, result.exception, result.stderr)
+        assert code is None or result.exit_code == code, (arguments, result.stdout, result.stderr)
+        return result
+
+    return invoke
+
+
+@pytest.fixture
+def acts(pictures: Path, tmp_path: Path, run: Callable[..., Result]) -> Path:
+    """A store of activations of those pictures."""
+    path = tmp_path / "acts.zarr"
+    run("extract", pictures, "-o", path, "--model", MODEL, "--random-weights", 0, "--quiet")
+    return path
+
+
+def write_saev(path: Path, features: int = 64, latents: int = 96, kind: str = "Relu", seed: int = 0) -> Path:
+    """An SAE in saev's format, schema 5."""
+    import json
+
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    encoder = torch.randn(features, latents, generator=generator)
+    params = {"top_k": 5} if kind == "TopK" else {}
+    header = {"schema": 5, "cfg": {"d_model": features, "d_sae": latents, "activation": {"cls": kind, "params": params}}}
+    bias = -6 * torch.rand(latents, generator=generator)
+    tensors = {"W_enc": encoder, "b_enc": bias, "W_dec": encoder.T.contiguous(), "b_dec": torch.zeros(features)}
+    with path.open("wb") as file:
+        file.write(json.dumps(header).encode() + b"\n")
+        torch.save(tensors, file)
+    return path
+
+
+@pytest.fixture
+def sae_file(tmp_path: Path) -> Path:
+    return write_saev(tmp_path / "sae.pt")

@@ -1,0 +1,230 @@
+"""Codes and patch sums: right, lazy, and the same bits however the work is cut."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import semprobe
+from semprobe import kernel
+from semprobe.errors import DataError, SAEError
+from semprobe.sae import SAE, Threshold, TopK, _opened
+from tests.conftest import dense, make_activations, make_sae, write_saev
+
+KINDS = [Threshold(), Threshold(0.7), TopK(3)]
+
+
+def _top(x: np.ndarray, sae: SAE) -> np.ndarray:
+    pre = (x.astype(np.float64) - sae.centre) @ sae.encoder.astype(np.float64).T + sae.bias
+    assert isinstance(sae.activation, TopK)
+    least = np.sort(pre, -1)[..., -sae.activation.k][..., None]
+    return np.where(pre >= least, pre, 0)
+
+
+def _expected(x: np.ndarray, sae: SAE) -> np.ndarray:
+    return _top(x, sae) if isinstance(sae.activation, TopK) else dense(x, sae)
+
+
+@pytest.mark.parametrize("activation", KINDS, ids=str)
+def test_codes_and_reductions_against_an_independent_product(activation: Threshold | TopK) -> None:
+    data, sae = make_activations(), make_sae(activation=activation)
+    expected = _expected(data["activations"].values, sae)
+    codes = semprobe.encode(data["activations"], sae).compute()
+    np.testing.assert_allclose(codes.values, expected, atol=2e-4)
+    found = semprobe.latents(data, sae, maxima=True).compute()
+    np.testing.assert_allclose(found["patch_sum"], expected.sum(1), atol=1e-3, rtol=1e-5)
+    np.testing.assert_allclose(found["patch_max"], expected.max(1), atol=2e-4)
+    fires = expected.max(1) > 0
+    assert (found["patch_argmax"].values[fires] == expected.argmax(1)[fires]).all()
+    assert (found["patch_argmax"].values[~fires] == -1).all()
+
+
+@pytest.mark.parametrize("activation", KINDS, ids=str)
+def test_patch_sum_is_the_sum_of_the_codes(activation: Threshold | TopK) -> None:
+    data, sae = make_activations(), make_sae(activation=activation)
+    summed = semprobe.encode(data["activations"], sae).sum("patch").compute()
+    fused = semprobe.patch_sum(data["activations"], sae).compute()
+    np.testing.assert_allclose(fused, summed, rtol=1e-5, atol=1e-5)
+    if not sae.signed:
+        assert ((fused > 0) == (summed > 0)).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    cuts=st.lists(st.integers(1, 9), min_size=1, max_size=8),
+    start=st.integers(0, 5),
+    workers=st.sampled_from([1, 2, 3, 8]),
+    kind=st.sampled_from(KINDS),
+    patches=st.sampled_from([1, 7, 49, 100, 196]),
+)
+def test_patch_sums_are_the_same_bits_for_every_chunking(
+    cuts: list[int], start: int, workers: int, kind: Threshold | TopK, patches: int
+) -> None:
+    """A float32 matmul's last bit can change with its shape, and a last bit decides at threshold 0."""
+    images = start + sum(cuts)
+    data, sae = make_activations(images, patches=patches, features=33), make_sae(1100, 33, activation=kind)
+    x = data["activations"]
+    whole = semprobe.patch_sum(x.chunk(image=-1), sae).compute(scheduler="sync").values
+    cut = x.isel(image=slice(start, None)).chunk(image=tuple(cuts))
+    with dask.config.set(scheduler="threads", num_workers=workers):
+        again = semprobe.patch_sum(cut, sae).compute().values
+        codes = semprobe.encode(cut, sae).compute()
+    assert (again.view(np.int32) == whole[start:].view(np.int32)).all()
+    one = semprobe.encode(x, sae).isel(image=slice(start, None)).compute(scheduler="sync")
+    assert (codes.values.view(np.int32) == one.values.view(np.int32)).all()
+
+
+def test_where_the_place_in_a_tile_matters_every_image_gets_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a BLAS exists (OpenBLAS): its products differ in the last bits with the row."""
+
+    def uneven(a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+        product = torch.mm(a, b, out=out)
+        product[len(product) // 2 :] *= 1 + 2e-7
+        return product
+
+    assert kernel._places_agree(torch.mm, 6, 8, 4, 70)
+    assert not kernel._places_agree(uneven, 6, 8, 4, 70)
+    kernel.images_per_tile.cache_clear()
+    monkeypatch.setattr(kernel, "_places_agree", lambda *a: False)
+    assert kernel.images_per_tile(6, 8, 70) == 1
+    data, sae = make_activations(), make_sae()
+    alone = semprobe.patch_sum(data["activations"], sae).compute().values
+    monkeypatch.undo()
+    kernel.images_per_tile.cache_clear()
+    np.testing.assert_allclose(alone, semprobe.patch_sum(data["activations"], sae).compute(), rtol=1e-5, atol=1e-5)
+
+
+def test_nothing_computes_before_it_is_asked(never_computes: None) -> None:
+    data = make_activations()
+    lazy, sae = data["activations"].chunk(image=4), make_sae()
+    codes = semprobe.encode(lazy, sae)
+    sums = semprobe.patch_sum(lazy, sae)
+    counts = semprobe.confusion(semprobe.predict(sums), data["label"])
+    scores = semprobe.score(data.assign(activations=lazy), sae=sae, random=5)
+    everything = [codes, codes.sel(latent=[3, 7]).max("patch"), sums, semprobe.f1(counts), scores["f1"], scores["random_f1"]]
+    assert all(isinstance(one.data, da.Array) for one in everything)
+    with pytest.raises(AssertionError, match="something computed"):
+        sums.compute()
+
+
+@pytest.mark.parametrize("key", [[3, 7], 5, slice(60, 70), np.array([69])], ids=str)
+@pytest.mark.parametrize("activation", KINDS, ids=str)
+def test_a_few_latents_multiply_only_their_columns(
+    key: object, activation: Threshold | TopK, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, sae = make_activations(), make_sae(activation=activation)
+    widths: list[int] = []
+    product = torch.mm
+
+    def counted(a: torch.Tensor, b: torch.Tensor, **options: torch.Tensor) -> torch.Tensor:
+        widths.append(b.shape[1])
+        return product(a, b, **options)
+
+    x = data["activations"].chunk(image=4)
+    whole = semprobe.encode(x, sae).compute().isel(image=slice(2, 9), latent=key)  # type: ignore[misc]
+    kernel.images_per_tile(6, 8, 70, kernel._ROWS)
+    kernel.images_per_tile(6, 8, 70, kernel._ROWS_WHOLE)
+    monkeypatch.setattr(torch, "mm", counted)
+    few = semprobe.encode(x, sae).isel(image=slice(2, 9)).isel(latent=key).compute()  # type: ignore[misc]
+    assert few.dims == whole.dims
+    np.testing.assert_allclose(few, whole, atol=1e-5)
+    assert (few["latent"].values == whole["latent"].values).all()
+    wanted = 1 if isinstance(key, int) else len(np.atleast_1d(np.arange(70)[key]))  # type: ignore[index]
+    assert set(widths) == {70 if sae.signed else wanted}
+
+
+def test_ordinary_xarray_on_codes() -> None:
+    data, sae = make_activations(), make_sae()
+    x = data["activations"].chunk(image=4)
+    codes, eager = semprobe.encode(x, sae), semprobe.encode(x, sae).compute()
+    one = codes.sel(image="003.png", latent=1)
+    np.testing.assert_allclose(one.compute(), eager.sel(image="003.png", latent=1), atol=1e-5)
+    picked = codes.isel(image=[5, 1], patch=[0, 2])
+    np.testing.assert_array_equal(picked.compute(), eager.isel(image=[5, 1], patch=[0, 2]))
+    np.testing.assert_array_equal((codes > 0).sum().compute(), (eager > 0).sum())
+    np.testing.assert_allclose(codes.sel(latent=[4, 4]).isel(latent=1).compute(), eager.sel(latent=4).values, atol=1e-5)
+
+
+def test_one_pass_for_several_reductions(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, sae = make_activations(12), make_sae()
+    calls: list[int] = []
+    real = kernel.reduce
+
+    def counted(block: np.ndarray, *rest: object) -> object:
+        calls.append(len(block))
+        return real(block, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(kernel, "reduce", counted)
+    semprobe.latents(data.chunk(image=4).assign_coords(label=data["label"]), sae, maxima=True).compute()
+    assert calls == [4, 4, 4]
+
+
+def test_other_inputs_float16_and_order_of_dims() -> None:
+    data, sae = make_activations(), make_sae()
+    x = data["activations"]
+    turned = semprobe.patch_sum(x.transpose("feature", "image", "patch"), sae).compute()
+    np.testing.assert_array_equal(turned, semprobe.patch_sum(x, sae).compute())
+    half = semprobe.patch_sum(x.astype(np.float16), sae).compute()
+    np.testing.assert_array_equal(half, semprobe.patch_sum(x.astype(np.float16).astype(np.float32), sae).compute())
+    split = x.chunk(image=5, feature=3, patch=2)
+    np.testing.assert_array_equal(semprobe.patch_sum(split, sae).compute(), semprobe.patch_sum(x, sae).compute())
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    data, sae = make_activations(), make_sae(features=9)
+    with pytest.raises(SAEError, match="reads 9 features, and these activations have 8"):
+        semprobe.patch_sum(data["activations"], sae)
+    with pytest.raises(DataError, match="dims"):
+        semprobe.encode(data["activations"].rename(patch="token"), make_sae())
+    with pytest.raises(DataError, match="dtype int"):
+        semprobe.encode(data["activations"].astype(int), make_sae())
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_is_named(bad: float) -> None:
+    data = make_activations()
+    data["activations"].values[13, 4, 2] = bad
+    with pytest.raises(DataError, match=r"image 013\.png, patch 4: the activation is not finite"):
+        semprobe.patch_sum(data["activations"].chunk(image=5), make_sae()).compute()
+
+
+def test_an_sae_travels_as_path_and_hash(tmp_path: Path) -> None:
+    path = write_saev(tmp_path / "sae.pt", 400, 300)
+    sae = semprobe.load_sae(path)
+    sent = pickle.dumps(sae)
+    assert len(sent) < 1000 < sae.encoder.nbytes
+    assert (pickle.loads(sent).encoder == sae.encoder).all()
+    _opened.clear()
+    write_saev(path, 400, 300, seed=1)
+    with pytest.raises(SAEError, match="changed since it was opened"):
+        pickle.loads(sent)
+    in_memory = make_sae()
+    assert pickle.loads(pickle.dumps(in_memory)).sha256 == in_memory.sha256
+
+
+def test_torch_threads_are_put_back() -> None:
+    before = torch.get_num_threads()
+    semprobe.patch_sum(make_activations()["activations"], make_sae()).compute(scheduler="sync")
+    assert torch.get_num_threads() == before
+
+
+def test_distributed_gives_the_same_bits(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    sae = semprobe.load_sae(write_saev(tmp_path / "sae.pt", 8, 40))
+    x = make_activations()["activations"].chunk(image=5)
+    here = semprobe.patch_sum(x, sae).compute(scheduler="sync")
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        distributed.Client(cluster),
+    ):
+        there = semprobe.patch_sum(x, sae).compute()
+    xr.testing.assert_identical(here, there)

@@ -1,0 +1,254 @@
+"""Stores: sharded, checksummed, resumable, complete last, and open in plain xarray."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+from semprobe import stores
+from semprobe.errors import StoreCorrupt, StoreError, StoreExists, StoreIncomplete, StoreMismatch, StoreNotFound
+
+IMAGES, LATENTS, SHARD = 40, 5, 16
+
+
+def _template(images: int = IMAGES) -> xr.Dataset:
+    names = np.array([f"ä/{at}.png" for at in range(images)], dtype=object)
+    return xr.Dataset(
+        {"patch_sum": (("image", "latent"), da.zeros((images, LATENTS), dtype=np.float32))},
+        coords={
+            "image": names,
+            "concept": np.array(["wheel"], dtype=object),
+            "latent": np.arange(LATENTS),
+            "label": (("image", "concept"), np.zeros((images, 1), np.int8)),
+        },
+    )
+
+
+def _values(start: int, stop: int) -> np.ndarray:
+    return (np.arange(start, stop)[:, None] + np.linspace(0, 0.5, LATENTS)).astype(np.float32)
+
+
+def _create(path: Any, **changes: Any) -> stores.Writer:
+    options: dict[str, Any] = {"kind": "latents", "shard": SHARD, "provenance": {"sae": {"sha256": "a"}, "created": 1}}
+    return stores.create(path, _template(), **{**options, **changes})
+
+
+def _fill(writer: stores.Writer) -> None:
+    for start, stop in writer.missing():
+        writer.write(start, {"patch_sum": _values(start, stop)})
+    writer.complete()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    _fill(_create(tmp_path / "a.zarr"))
+    return tmp_path / "a.zarr"
+
+
+def test_round_trip_lazy_and_plain_without_a_warning(store: Path, never_computes: None) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plain, ours = xr.open_zarr(store), stores.open_store(store)
+    assert ours["patch_sum"].chunks is not None
+    assert ours["label"].chunks is None
+    for found in (plain, ours):
+        values = found["patch_sum"].compute(scheduler="sync").values
+        assert (values == _values(0, IMAGES)).all()
+        assert found["image"].values[3] == "ä/3.png"
+        assert found.attrs["state"] == "complete"
+
+
+def test_every_chunk_has_a_checksum_and_shards_are_files(store: Path) -> None:
+    for name in ("patch_sum", "image", "label", "latent"):
+        codecs = json.dumps(json.loads((store / name / "zarr.json").read_text())["codecs"])
+        assert "crc32c" in codecs, name
+    assert len(list((store / "patch_sum" / "c").glob("*/0"))) == 3
+    assert zarr.open_array(store, path="patch_sum", mode="r").chunks == (1, LATENTS)
+
+
+def test_half_written_opens_nowhere_and_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    writer = _create(path)
+    writer.write(16, {"patch_sum": _values(16, 32)})
+    with pytest.raises(StoreIncomplete, match="run the same command again"):
+        stores.open_store(path)
+    with pytest.raises(FileNotFoundError):
+        xr.open_zarr(path)
+    with pytest.raises(StoreError, match="2 file"):
+        writer.complete()
+    again = _create(path, provenance={"sae": {"sha256": "a"}, "created": 2})
+    assert again.missing() == [(0, 16), (32, 40)]
+    _fill(again)
+    assert (stores.open_store(path)["patch_sum"].values == _values(0, IMAGES)).all()
+
+
+def test_a_damaged_region_is_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    writer = _create(path)
+    for start, stop in writer.regions():
+        writer.write(start, {"patch_sum": _values(start, stop)})
+    file = path / "patch_sum" / "c" / "1" / "0"
+    file.write_bytes(file.read_bytes()[:-20])
+    assert _create(path).missing() == [(16, 32)]
+
+
+def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    _create(path)
+    with pytest.raises(StoreMismatch, match=r"sae\.sha256: a in the store, b now"):
+        _create(path, provenance={"sae": {"sha256": "b"}})
+    with pytest.raises(StoreMismatch, match=r"coordinates\.image"):
+        stores.create(path, _template(39), kind="latents", shard=SHARD, provenance={"sae": {"sha256": "a"}})
+
+
+def test_killed_while_setting_up_starts_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    _create(path)
+    (path / "incomplete.json").rename(path / "zarr.json")  # as it is for a moment
+    with pytest.raises(StoreIncomplete):
+        stores.open_store(path)
+    _fill(_create(path, provenance={"sae": {"sha256": "other"}}))
+    assert stores.open_store(path).attrs["provenance"]["sae"]["sha256"] == "other"
+
+
+def test_existing_and_foreign_outputs(store: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoreExists, match="--overwrite"):
+        _create(store)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("x")
+    with pytest.raises(StoreExists, match="not a semprobe store"):
+        _create(tmp_path / "thesis", overwrite=True)
+    (tmp_path / "empty").mkdir()
+    _fill(_create(tmp_path / "empty"))
+
+
+def test_overwrite_keeps_the_old_store_until_the_new_one_stands(store: Path) -> None:
+    aside = Path(f"{store}.replaced")
+    writer = _create(store, overwrite=True, provenance={"sae": {"sha256": "new"}})
+    assert stores.open_store(aside).attrs["provenance"]["sae"]["sha256"] == "a"
+    with pytest.raises(StoreIncomplete):
+        stores.open_store(store)
+    _fill(writer)
+    assert stores.open_store(store).attrs["provenance"]["sae"]["sha256"] == "new"
+    assert not aside.exists()
+
+
+@pytest.mark.parametrize(("start", "rows"), [(0, 8), (8, 16), (32, 16), (0, 40)])
+def test_part_of_a_shard_is_refused(tmp_path: Path, start: int, rows: int) -> None:
+    writer = _create(tmp_path / "a.zarr")
+    with pytest.raises(StoreError, match="only whole shards are safe"):
+        writer.write(start, {"patch_sum": np.zeros((rows, LATENTS), np.float32)})
+    with pytest.raises(StoreError, match="expected"):
+        writer.write(0, {"patch_max": np.zeros((16, LATENTS), np.float32)})
+
+
+def test_truncated_and_changed_chunks_are_named(store: Path) -> None:
+    file = store / "patch_sum" / "c" / "1" / "0"
+    good = file.read_bytes()
+    flipped = bytearray(good)
+    flipped[5] ^= 1
+    for bad in (good[:-1], good[: len(good) // 2], b"", bytes(flipped)):
+        file.write_bytes(bad)
+        with pytest.raises(StoreCorrupt, match="patch_sum/c/1/0"):
+            stores.open_store(store)["patch_sum"].compute()
+        with pytest.raises(StoreCorrupt, match="patch_sum/c/1/0"):
+            list(stores.verify(store))
+    file.unlink()
+    with pytest.raises(StoreCorrupt, match="patch_sum/c/1/0"):
+        stores.open_store(store)
+    file.write_bytes(good)
+    label = store / "label" / "c" / "0" / "0"
+    label.write_bytes(b"")  # zarr would read zeros: every image negative
+    with pytest.raises(StoreCorrupt, match="label/c/0/0"):
+        stores.open_store(store)
+    label.write_bytes(b"1234567890")
+    with pytest.raises(StoreCorrupt, match="can't be read"):
+        stores.open_store(store)
+    stores.write_whole(store, _template().compute(), kind="latents", provenance={}, overwrite=True)
+    _fill(_create(store, overwrite=True))
+    assert [found[1:] for found in stores.verify(store)] == [(0, 16), (16, 32), (32, 40)]
+
+
+def _edit_root(store: Path, **changes: Any) -> None:
+    root = json.loads((store / "zarr.json").read_text())
+    root["attributes"].update(changes)
+    (store / "zarr.json").write_text(json.dumps(root))
+
+
+def test_newer_and_unknown_stores(store: Path, tmp_path: Path) -> None:
+    _edit_root(store, semprobe_format={"kind": "latents", "version": 99})
+    with pytest.raises(StoreError, match="format version 99.*upgrade"):
+        stores.open_store(store)
+    with pytest.raises(StoreError, match="format version 99"):
+        _create(store, overwrite=True)
+    _edit_root(store, semprobe_format={"kind": "cake", "version": 1})
+    with pytest.raises(StoreError, match="unknown kind of store 'cake'"):
+        stores.open_store(store)
+    (store / "zarr.json").write_text("{")
+    with pytest.raises(StoreCorrupt, match="not readable JSON"):
+        stores.open_store(store)
+    with pytest.raises(StoreNotFound, match="no store here"):
+        stores.open_store(tmp_path / "nowhere.zarr")
+    xr.Dataset({"x": ("t", [1.0])}).to_zarr(tmp_path / "other.zarr", zarr_format=3, consolidated=False)
+    with pytest.raises(StoreError, match="not a semprobe store"):
+        stores.open_store(tmp_path / "other.zarr")
+
+
+def test_a_store_without_a_variable_it_needs(store: Path) -> None:
+    root = json.loads((store / "zarr.json").read_text())
+    del root["consolidated_metadata"]["metadata"]["label"]
+    (store / "zarr.json").write_text(json.dumps(root))
+    with pytest.raises(StoreError, match="lacks label"):
+        stores.open_store(store)
+
+
+def test_fsspec_urls() -> None:
+    _fill(_create("memory://bucket/a.zarr"))
+    assert (stores.open_store("memory://bucket/a.zarr")["patch_sum"].values == _values(0, IMAGES)).all()
+    _fill(_create("memory://bucket/a.zarr", overwrite=True))
+    with pytest.raises(StoreNotFound):
+        stores.open_store("memory://bucket/b.zarr")
+    with pytest.raises(StoreError, match="can't be opened"):
+        stores.open_store("nosuchprotocol://a.zarr")
+
+
+def test_whole_stores_are_there_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.zarr"
+    data = _template().compute()
+    stores.write_whole(path, data, kind="latents", provenance={})
+    assert stores.open_store(path)["patch_sum"].shape == (IMAGES, LATENTS)
+
+    def killed(place: stores.Place) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("semprobe.stores._write._finish", killed)
+    with pytest.raises(KeyboardInterrupt):
+        stores.write_whole(path, data, kind="latents", provenance={}, overwrite=True)
+    with pytest.raises(StoreIncomplete):
+        stores.open_store(path)
+    assert stores.open_store(f"{path}.replaced")["patch_sum"].shape == (IMAGES, LATENTS)
+
+
+def test_unwritable_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError, match="is a file, expected a folder"):
+        stores.check_output(tmp_path / "file" / "a.zarr")
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere
+    with pytest.raises(StoreError, match="can't be written to"):
+        stores.check_output(tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize(
+    ("per_image", "images", "expected"),
+    [(602_112, 10_000, 96), (602_112, 20, 32), (98_304, 10_000, 640), (200_000_000, 100, 16), (1, 1, 16)],
+)
+def test_shards_hold_about_64_mb(per_image: int, images: int, expected: int) -> None:
+    assert stores.images_per_shard(per_image, images) == expected
