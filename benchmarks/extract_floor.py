@@ -30,9 +30,13 @@ def draw(folder: Path, number: int) -> None:
     rng = np.random.default_rng(0)
     folder.mkdir(exist_ok=True)
     for at in range(number):
-        coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize((640, 480), Image.Resampling.BICUBIC)
+        coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize(
+            (640, 480), Image.Resampling.BICUBIC
+        )
         fine = rng.normal(0, 8, (480, 640, 1))
-        Image.fromarray(np.clip(np.asarray(coarse) + fine, 0, 255).astype(np.uint8)).save(folder / f"{at:04}.jpg", quality=90)
+        Image.fromarray(np.clip(np.asarray(coarse) + fine, 0, 255).astype(np.uint8)).save(
+            folder / f"{at:04}.jpg", quality=90
+        )
 
 
 def product(images: Path, backbone: Backbone, output: Path, batch: int) -> float:

@@ -138,7 +138,9 @@ def main(
         if memory:
             peaks = {n: peak(n, kind, patches, features, latents) for n in (200, 1000)}
             ratio = peaks[1000] / peaks[200]
-            click.echo(f"{kind}: peak {peaks[200]:.0f} MB at 200 images, {peaks[1000]:.0f} MB at 1,000: ratio {ratio:.3f}")
+            click.echo(
+                f"{kind}: peak {peaks[200]:.0f} MB at 200 images, {peaks[1000]:.0f} MB at 1,000: ratio {ratio:.3f}"
+            )
             continue
         for number in images:
             ratios = compare(number, kind, rounds, patches, features, latents)

@@ -24,8 +24,15 @@ Examples:
 )
 @click.argument("images", type=click.Path(exists=True))
 @click.option("--model", required=True, help="A timm ViT, or clip-vit-b16, dinov2-vit-b14-reg, pilot.")
-@click.option("--layer", "layers", type=int, multiple=True, default=(-2,), show_default=True,
-              help="Block whose output is kept; negative counts from the end. Give several, with {layer} in the output.")
+@click.option(
+    "--layer",
+    "layers",
+    type=int,
+    multiple=True,
+    default=(-2,),
+    show_default=True,
+    help="Block whose output is kept; negative counts from the end. Give several, with {layer} in the output.",
+)
 @click.option("--weights", type=click.Path(exists=True, dir_okay=False), help="Local checkpoint for the model.")
 @click.option("--random-weights", type=click.IntRange(0), metavar="SEED", help="Random weights, for trying things out.")
 @click.option("--size", type=click.IntRange(1), help="Edge of the model's input in pixels.  [default: the model's]")
@@ -33,12 +40,22 @@ Examples:
 @click.option("--crop-mode", type=click.Choice(["center", "squash", "border"]), help="[default: the model's]")
 @click.option("--interpolation", type=click.Choice(["bilinear", "bicubic"]), help="[default: the model's]")
 @click.option("--cls", is_flag=True, help="Keep the class token too.")
-@click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True,
-              help="On disk; float16 is half the size and flips about 5 predictions in 100,000.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="On disk; float16 is half the size and flips about 5 predictions in 100,000.",
+)
 @click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Images run at once.")
 @click.option("--device", default="cpu", show_default=True, help="Where torch runs the model, such as cuda.")
-@click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True,
-              help="At an image that can't be read: stop, or leave it out and list it in the store.")
+@click.option(
+    "--on-error",
+    type=click.Choice(["stop", "skip"]),
+    default="stop",
+    show_default=True,
+    help="At an image that can't be read: stop, or leave it out and list it in the store.",
+)
 @_common.output("Store of activations to make")
 def command(images: str, as_json: bool, quiet: bool, **options: Any) -> None:
     """Run IMAGES through a vision transformer and keep its patch activations.
@@ -65,7 +82,9 @@ def run(
     if weights is not None and random_weights is not None:
         raise click.UsageError("--weights and --random-weights exclude each other")
     if len(set(layers)) > 1 and "{layer}" not in output:
-        raise click.UsageError(f"{len(layers)} layers need {{layer}} in the output's name, such as 'acts-{{layer}}.zarr'")
+        raise click.UsageError(
+            f"{len(layers)} layers need {{layer}} in the output's name, such as 'acts-{{layer}}.zarr'"
+        )
     from semprobe import stores
     from semprobe.images import find_images
 

@@ -18,15 +18,15 @@ Examples:
 """
 )
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--each", type=click.IntRange(2), default=20, show_default=True, help="Positives and negatives a concept.")
+@click.option(
+    "--each", type=click.IntRange(2), default=20, show_default=True, help="Positives and negatives a concept."
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the scenes and of the baseline.")
 @click.option("--overwrite", is_flag=True, help="Replace what an earlier pilot left in OUT.")
 @_common.workers
 @_common.as_json
 @_common.quiet
-def command(
-    out: Path, each: int, seed: int, overwrite: bool, workers: int | None, as_json: bool, quiet: bool
-) -> None:
+def command(out: Path, each: int, seed: int, overwrite: bool, workers: int | None, as_json: bool, quiet: bool) -> None:
     """Run the whole experiment in OUT on drawn scenes whose answers are known.
 
     Draws positives and negatives for wheel, window, fur and others, with masks; extracts, encodes and scores them with
@@ -80,8 +80,8 @@ def _check_ways(data: Any, sae: Any, scores: Any) -> str:
 def _legend(findings: list[Any]) -> str:
     missed = [one.concept for one in findings if not one.found]
     lines = [
-        "found: p below 0.05 after Bonferroni over all latents that fire, and more than half of the latent's code on the",
-        "positives lies on the concept's own pixels. The same images chose the latent and report its F1.",
+        "found: p below 0.05 after Bonferroni over all latents that fire, and more than half of the latent's code on",
+        "the positives lies on the concept's own pixels. The same images chose the latent and report its F1.",
     ]
     if missed:
         lines.append(f"not found: {', '.join(missed)} (a spiral was never shown to the embedded backbone or SAE)")

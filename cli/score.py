@@ -26,8 +26,9 @@ Examples:
 @click.option("--sae", "sae_path", metavar="FILE", help="SAE checkpoint, or pilot; needed for activations only.")
 @click.option("--threshold", type=float, default=0.0, show_default=True, help="Prediction: patch sum > threshold.")
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Latents to print a concept.")
-@click.option("--random", type=click.IntRange(1), default=1000, show_default=True,
-              help="Latents drawn at random as the baseline.")
+@click.option(
+    "--random", type=click.IntRange(1), default=1000, show_default=True, help="Latents drawn at random as the baseline."
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of that draw.")
 @_common.output("Store of scores to make")
 def command(as_json: bool, top: int, **options: Any) -> None:
@@ -43,7 +44,9 @@ def command(as_json: bool, top: int, **options: Any) -> None:
     if scores is None:
         return
     if as_json:
-        _common.print_json({**result, "concepts": {str(c): describe(scores, str(c), top) for c in scores["concept"].values}})
+        _common.print_json(
+            {**result, "concepts": {str(c): describe(scores, str(c), top) for c in scores["concept"].values}}
+        )
         return
     for concept in scores["concept"].values:
         click.echo(table(scores, str(concept), top))
@@ -69,16 +72,16 @@ def run(
     with _common.dask_progress(data.sizes["image"], "scoring", quiet, workers):
         scores = lazy.compute()
     settings |= {"threshold": threshold, "random": random, "seed": seed}
-    stores.write_whole(
-        output, scores, kind="scores", provenance=_common.provenance(**settings), overwrite=overwrite
-    )
+    stores.write_whole(output, scores, kind="scores", provenance=_common.provenance(**settings), overwrite=overwrite)
     return scores, {
         "store": output, "concepts": scores.sizes["concept"], "latents": scores.sizes["latent"],
         "threshold": threshold, "seed": seed, "seconds": clock.seconds,
     }  # fmt: skip
 
 
-def _inputs(store: str, sae_path: str | None, workers: int | None) -> tuple[xr.Dataset, SAE | None, float, dict[str, Any]]:
+def _inputs(
+    store: str, sae_path: str | None, workers: int | None
+) -> tuple[xr.Dataset, SAE | None, float, dict[str, Any]]:
     """The store, the SAE, the seconds that one pass may take, and where it all came from."""
     from semprobe import stores
     from semprobe.cli.encode import open_activations, seconds
@@ -124,7 +127,8 @@ def table(scores: xr.Dataset, concept: str, top: int) -> str:
         f"{concept}: {found['positives']} positive, {found['negatives']} negative; floor (fires on every image) "
         f"{found['floor_f1']:.3f}; {random['draws']} random latents: mean {random['mean']:.3f}, 95th percentile "
         f"{random['p95']:.3f}; {found['dead_latents']} latents never fire here, {found['always_on_latents']} always",
-        f"{'latent':>9} {'F1':>6} {'precision':>9} {'recall':>6} {'support':>7} {'tp':>5} {'fp':>5} {'fn':>5} {'tn':>5}",
+        f"{'latent':>9} {'F1':>6} {'precision':>9} {'recall':>6} {'support':>7} "
+        f"{'tp':>5} {'fp':>5} {'fn':>5} {'tn':>5}",
     ]
     for row in found["top"]:
         exact = "-" if row["precision"] != row["precision"] else f"{row['precision']:.3f}"

@@ -366,7 +366,9 @@ def load_backbone(
     transform = _transform(config, crop_pct=crop_pct, crop_mode=crop_mode, interpolation=interpolation)
     patch_pixels = tuple(model.patch_embed.patch_size)  # type: ignore[union-attr,arg-type]
     if any(edge % pixels for edge, pixels in zip(transform.size, patch_pixels, strict=True)):
-        raise BackboneError(f"model {name} has patches of {patch_pixels[0]} pixels, and {transform.size[0]} is no multiple")
+        raise BackboneError(
+            f"model {name} has patches of {patch_pixels[0]} pixels, and {transform.size[0]} is no multiple"
+        )
     depth = len(model.blocks)  # type: ignore[arg-type]
     return Backbone(
         model=model.eval().to(device),
@@ -379,4 +381,3 @@ def load_backbone(
         patch_pixels=(patch_pixels[0], patch_pixels[1]),
         device=device,
     )
-

@@ -118,7 +118,7 @@ def _read_semprobe(path: Path) -> SAE:
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
-            wanted = [name for name in file.keys() if name != "W_dec"]  # noqa: SIM118 (no mapping)
+            wanted = [name for name in file.keys() if name != "W_dec"]
             tensors = {name: file.get_tensor(name).float() for name in wanted}
     except SafetensorError as error:
         raise SAEError(f"{path}: the safetensors file is damaged ({error})") from error

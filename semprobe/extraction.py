@@ -43,7 +43,7 @@ def inspect_images(
     Returns
     -------
     xarray.Dataset
-        The readable images, with ``sha256``, ``width``, ``height`` and ``alpha``; ``attrs["skipped"]`` lists the others.
+        The readable images, with ``sha256``, ``width``, ``height`` and ``alpha``; the others in ``attrs["skipped"]``.
 
     Raises
     ------
@@ -58,7 +58,9 @@ def inspect_images(
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
         raise UnreadableImage(f"{bad[0][1]}{more}; repair or remove it, or leave such files out with --on-error skip")
     if len(bad) == len(found):
-        raise ImagesError(f"{images.attrs['root']}: none of the {len(found)} images can be read; the first: {bad[0][1]}")
+        raise ImagesError(
+            f"{images.attrs['root']}: none of the {len(found)} images can be read; the first: {bad[0][1]}"
+        )
     good = [result for result in found if isinstance(result, Inspected)]
     kept = images.isel(image=[at for at, result in enumerate(found) if isinstance(result, Inspected)])
     names = images["image"].values
@@ -86,7 +88,9 @@ def template(images: xr.Dataset, backbone: Backbone, *, dtype: str = "float32", 
     rows, columns = np.divmod(np.arange(backbone.patches, dtype=np.int32), np.int32(backbone.grid[1]))
     number = images.sizes["image"]
     shape = (number, backbone.patches, backbone.features)
-    found: dict[str, Any] = {"activations": (("image", "patch", "feature"), da.zeros(shape, dtype=dtype), attrs("activations"))}
+    found: dict[str, Any] = {
+        "activations": (("image", "patch", "feature"), da.zeros(shape, dtype=dtype), attrs("activations"))
+    }
     if cls:
         found["cls"] = (("image", "feature"), da.zeros((number, shape[2]), dtype=dtype), attrs("cls"))
     coords = images.drop_vars("file").assign_coords(

@@ -172,7 +172,7 @@ def find_images(path: str | os.PathLike[str]) -> xr.Dataset:
     Parameters
     ----------
     path
-        A folder with ``{concept}-{positive|negative}/`` (split at the last hyphen) or ``{concept}/{positive|negative}/``
+        A folder with ``{concept}-{positive|negative}/`` (split at the last hyphen) or ``{concept}/{positive|negative}``
         below it; or a CSV file with columns path (relative to that file), concept, label (positive or negative) and any
         further ones; or any other folder, whose images then have no labels.
 
@@ -293,7 +293,9 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
     """Grey with more than 8 bits, by its high byte, as Pillow reduces 16-bit colour."""
     values = np.asarray(image)
     if values.dtype.kind == "f" or values.min() < 0 or values.max() > 65535:
-        raise ValueError(f"grey values of {image.mode} from {values.min()} to {values.max()}; save it with 8 or 16 bits")
+        raise ValueError(
+            f"grey values of {image.mode} from {values.min()} to {values.max()}; save it with 8 or 16 bits"
+        )
     return Image.fromarray((values.astype(np.uint16) >> 8).astype(np.uint8))
 
 

@@ -184,9 +184,7 @@ def _reduce_top(values: torch.Tensor, latents: torch.Tensor, patches: int, numbe
     }
 
 
-def reduce(
-    block: np.ndarray, sae: SAE, want: set[str], names: np.ndarray | None = None
-) -> dict[str, np.ndarray]:
+def reduce(block: np.ndarray, sae: SAE, want: set[str], names: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """Reductions of the codes over patches, without ever building the codes.
 
     Parameters

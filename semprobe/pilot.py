@@ -32,9 +32,7 @@ UNSEEN = "spiral"
 COLUMNS = ("path", "concept", "label", "source", "reason")
 
 
-def draw_set(
-    folder: Path, *, each: int = 20, seed: int = 0, done: Callable[[int], None] = lambda n: None
-) -> Path:
+def draw_set(folder: Path, *, each: int = 20, seed: int = 0, done: Callable[[int], None] = lambda n: None) -> Path:
     """Draw the pilot set: for every part, `each` scenes that show it and `each` random ones that do not.
 
     Parameters
@@ -200,10 +198,15 @@ def look(folder: Path, data: xr.Dataset, scores: xr.Dataset, sae: SAE) -> tuple[
         codes[concept] = values
         findings.append(
             Finding(
-                concept, latent, float(here["f1"][latent]), float(here["floor_f1"]),
-                float(here["random_f1"].quantile(0.95)), best_p_value(scores, concept, latent),
-                float((values.values * cover).sum() / total) if total > 0 else 0.0, float(cover.mean()),
-            )  # fmt: skip
+                concept,
+                latent,
+                float(here["f1"][latent]),
+                float(here["floor_f1"]),
+                float(here["random_f1"].quantile(0.95)),
+                best_p_value(scores, concept, latent),
+                float((values.values * cover).sum() / total) if total > 0 else 0.0,
+                float(cover.mean()),
+            )
         )
     return findings, codes
 
@@ -233,7 +236,9 @@ def sheet(folder: Path, findings: list[Finding], codes: dict[str, xr.DataArray],
             grey = Image.open(folder / name).convert("L").convert("RGB").resize((edge, edge))
             heat = values.values[column].reshape(grid, grid) / max(float(values.max()), 1e-9)
             alpha = Image.fromarray((200 * heat).astype(np.uint8)).resize((edge, edge), Image.Resampling.NEAREST)
-            out.paste(Image.composite(Image.new("RGB", grey.size, (220, 30, 30)), grey, alpha), (column * edge, row * edge))
+            out.paste(
+                Image.composite(Image.new("RGB", grey.size, (220, 30, 30)), grey, alpha), (column * edge, row * edge)
+            )
     return out
 
 

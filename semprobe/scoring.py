@@ -99,7 +99,9 @@ def confusion(predictions: xr.DataArray, label: xr.DataArray) -> xr.Dataset:
         )  # fmt: skip
         counts = blocks.sum(0, dtype=np.int32, split_every=8)
     positives, negatives = ((wanted == v).sum("image", dtype=np.int32) for v in (POSITIVE, NEGATIVE))
-    coords = {name: c for name, c in {**ordered.coords, **wanted.coords}.items() if c.dims in (("latent",), ("concept",))}
+    coords = {
+        name: c for name, c in {**ordered.coords, **wanted.coords}.items() if c.dims in (("latent",), ("concept",))
+    }
     tp, fp = (xr.DataArray(counts[k], dims=("concept", "latent"), coords=coords) for k in (0, 1))
     found = {"tp": tp, "fp": fp, "fn": positives - tp, "tn": negatives - fp}
     dims = ("concept", "latent")

@@ -68,7 +68,7 @@ VARIABLES = {
     "fp": Variable(("concept", "latent"), "int32", "negatives predicted positive"),
     "fn": Variable(("concept", "latent"), "int32", "positives predicted negative"),
     "tn": Variable(("concept", "latent"), "int32", "negatives predicted negative"),
-    "f1": Variable(("concept", "latent"), "float64", "2 tp / (2 tp + fp + fn); always defined, since there are positives"),
+    "f1": Variable(("concept", "latent"), "float64", "2 tp / (2 tp + fp + fn); always defined"),
     "precision": Variable(("concept", "latent"), "float64", "tp / (tp + fp); NaN where nothing is predicted positive"),
     "recall": Variable(("concept", "latent"), "float64", "tp / (tp + fn); always defined"),
     "support": Variable(("concept", "latent"), "float64", "share of the concept's images predicted positive"),

@@ -38,6 +38,11 @@ def root_attributes(place: Place) -> dict[str, Any] | None:
     return None
 
 
+def is_complete(place: Place, attributes: dict[str, Any]) -> bool:
+    """Whether the run that makes a store has finished."""
+    return place.exists(ROOT) and attributes.get("state") == "complete"
+
+
 def check_version(place: Place, attributes: dict[str, Any]) -> str:
     """The kind of a store whose version can be read."""
     kind, version = attributes["semprobe_format"].get("kind"), attributes["semprobe_format"].get("version")
@@ -120,7 +125,8 @@ def _check_files(place: Place, names: Iterable[str]) -> None:
     lost = [key for name in names for key in StoredArray(place.url, name).keys() if not there.get(key)]
     if lost:
         raise StoreCorrupt(
-            f"{place}: {len(lost)} file(s) are missing or empty, the first {lost[0]}; restore them or make the store again"
+            f"{place}: {len(lost)} file(s) are missing or empty, the first {lost[0]}; restore them or make the store "
+            "again"
         )
 
 
@@ -184,10 +190,8 @@ def open_store(path: str | os.PathLike[str]) -> xr.Dataset:
     if attributes is None:
         raise StoreError(f"{place}: this is not a semprobe store (no {ROOT} with semprobe_format)")
     kind = check_version(place, attributes)
-    if attributes.get("state") != "complete":
-        raise StoreIncomplete(
-            f"{place}: this store of {kind} is not complete; run the same command again to finish it"
-        )
+    if not is_complete(place, attributes):
+        raise StoreIncomplete(f"{place}: this store of {kind} is not complete; run the same command again to finish it")
     try:
         dataset = xr.open_zarr(place.url, chunks=None, consolidated=True)
         _validate(place, kind, dataset)

@@ -21,7 +21,7 @@ import zarr
 from semprobe.errors import StoreCorrupt, StoreError, StoreExists, StoreMismatch
 from semprobe.stores._layout import FORMAT_VERSION, encoding
 from semprobe.stores._paths import Place
-from semprobe.stores._read import ROOT, TEMPLATE, StoredArray, check_version, root_attributes, sizes
+from semprobe.stores._read import ROOT, TEMPLATE, StoredArray, check_version, is_complete, root_attributes, sizes
 
 _REPLACED = ".replaced"  # where an old store waits until the new one is complete
 _NOT_SETTINGS = {"command", "created"}  # what may differ between a run and its continuation
@@ -171,7 +171,7 @@ def check_output(path: str | os.PathLike[str], overwrite: bool = False) -> str:
     if attributes is None:
         raise StoreExists(f"{place}: something that is not a semprobe store is here already; choose another output")
     check_version(place, attributes)
-    if not (place.exists(ROOT) and attributes.get("state") == "complete"):
+    if not is_complete(place, attributes):
         return "unfinished"
     if not overwrite:
         raise StoreExists(f"{place}: this store exists already and is complete; --overwrite replaces it")

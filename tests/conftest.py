@@ -31,12 +31,12 @@ def never_computes() -> Iterator[None]:
         yield
 
 
-def make_sae(latents: int = 70, features: int = 8, activation: Activation = Threshold(), seed: int = 0) -> SAE:
+def make_sae(latents: int = 70, features: int = 8, activation: Activation | None = None, seed: int = 0) -> SAE:
     rng = np.random.default_rng(seed)
     encoder = rng.standard_normal((latents, features), dtype=np.float32)
     bias = rng.uniform(-5, -2, latents).astype(np.float32)
     bias[0], bias[1] = -1000, 1000  # one never fires, one always
-    return SAE(encoder=encoder, bias=bias, activation=activation, centre=rng.normal(0, 0.1, features))
+    return SAE(encoder=encoder, bias=bias, activation=activation or Threshold(), centre=rng.normal(0, 0.1, features))
 
 
 def make_activations(images: int = 23, patches: int = 6, features: int = 8, seed: int = 1) -> xr.Dataset:
@@ -114,7 +114,10 @@ def write_saev(path: Path, features: int = 64, latents: int = 96, kind: str = "R
     generator = torch.Generator().manual_seed(seed)
     encoder = torch.randn(features, latents, generator=generator)
     params = {"top_k": 5} if kind == "TopK" else {}
-    header = {"schema": 5, "cfg": {"d_model": features, "d_sae": latents, "activation": {"cls": kind, "params": params}}}
+    header = {
+        "schema": 5,
+        "cfg": {"d_model": features, "d_sae": latents, "activation": {"cls": kind, "params": params}},
+    }
     bias = -6 * torch.rand(latents, generator=generator)
     tensors = {"W_enc": encoder, "b_enc": bias, "W_dec": encoder.T.contiguous(), "b_dec": torch.zeros(features)}
     with path.open("wb") as file:

@@ -110,7 +110,14 @@ def test_nothing_computes_before_it_is_asked(never_computes: None) -> None:
     sums = semprobe.patch_sum(lazy, sae)
     counts = semprobe.confusion(semprobe.predict(sums), data["label"])
     scores = semprobe.score(data.assign(activations=lazy), sae=sae, random=5)
-    everything = [codes, codes.sel(latent=[3, 7]).max("patch"), sums, semprobe.f1(counts), scores["f1"], scores["random_f1"]]
+    everything = [
+        codes,
+        codes.sel(latent=[3, 7]).max("patch"),
+        sums,
+        semprobe.f1(counts),
+        scores["f1"],
+        scores["random_f1"],
+    ]
     assert all(isinstance(one.data, da.Array) for one in everything)
     with pytest.raises(AssertionError, match="something computed"):
         sums.compute()

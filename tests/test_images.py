@@ -34,7 +34,13 @@ def test_nested_folders_and_both_layouts_together(tmp_path: Path) -> None:
 
 
 def test_order_is_folder_by_folder_like_imagefolder(tmp_path: Path) -> None:
-    for name in ("a-b-positive/x.png", "a-positive/x.png", "a-b-negative/y.png", "a-negative/10.png", "a-negative/9.png"):
+    for name in (
+        "a-b-positive/x.png",
+        "a-positive/x.png",
+        "a-b-negative/y.png",
+        "a-negative/10.png",
+        "a-negative/9.png",
+    ):
         draw(tmp_path / name)
     names = find_images(tmp_path)["image"].values.tolist()
     assert names == sorted(names, key=lambda name: name.split("/"))

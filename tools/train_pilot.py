@@ -90,7 +90,7 @@ def patch_tokens(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def train_sae(tokens: torch.Tensor, steps: int, latents: int, k: int, batch: int = 4096) -> dict[str, torch.Tensor]:
-    """BatchTopK autoencoder (Bussmann et al. 2024, arXiv:2412.06410), with revival of dead latents by a second top k."""
+    """BatchTopK autoencoder (Bussmann et al. 2024, arXiv:2412.06410), dead latents revived by a second top k."""
     width = tokens.shape[1]
     b_dec = nn.Parameter(tokens[:100_000].mean(0))
     scale = (tokens[:100_000] - b_dec).norm(dim=1).mean().item() / width**0.5

@@ -1,0 +1,3 @@
+from semprobe.cli import main
+
+main()

@@ -1,0 +1,306 @@
+"""Commands, as a person at a terminal or a program would run them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from click.testing import Result
+from PIL import Image
+
+from semprobe import stores
+from tests.conftest import MODEL, draw, write_saev
+
+Run = Callable[..., Result]
+RANDOM = ("--model", MODEL, "--random-weights", 0)
+
+
+def test_extract_encode_score_both_ways(acts: Path, sae_file: Path, tmp_path: Path, run: Run) -> None:
+    run("encode", acts, "--sae", sae_file, "-o", tmp_path / "latents.zarr", "--max")
+    direct = run("score", acts, "--sae", sae_file, "-o", tmp_path / "one.zarr", "--random", 50)
+    stored = run("score", tmp_path / "latents.zarr", "-o", tmp_path / "two.zarr", "--random", 50)
+    assert "t-shirt: 3 positive, 4 negative; floor (fires on every image) 0.600; 50 random latents" in direct.stdout
+    assert direct.stdout.splitlines()[:-1] == stored.stdout.splitlines()[:-1]
+    one, two = (stores.open_store(tmp_path / f"{name}.zarr") for name in ("one", "two"))
+    xr.testing.assert_identical(one.drop_attrs(), two.drop_attrs())
+    latents = stores.open_store(tmp_path / "latents.zarr")
+    assert set(latents.data_vars) == {"patch_sum", "patch_max", "patch_argmax"}
+    assert latents["label"].dims == ("image", "concept")
+    assert "row" not in latents.variables
+
+
+def test_stores_say_where_their_numbers_come_from(acts: Path, sae_file: Path, tmp_path: Path, run: Run) -> None:
+    run("score", acts, "--sae", sae_file, "-o", tmp_path / "s.zarr", "--threshold", 0.5, "--seed", 3)
+    found = json.loads(run("info", tmp_path / "s.zarr", "--json").stdout)
+    came = found["provenance"]
+    assert came["threshold"] == 0.5
+    assert came["seed"] == 3
+    assert len(came["sae"]["sha256"]) == len(came["activations"]["backbone"]["weights_sha256"]) == 64
+    assert came["activations"]["backbone"]["weights"] == "random, seed 0"
+    assert came["activations"]["backbone"]["layer"] == 4
+    assert came["activations"]["backbone"]["transform"]["size"] == [160, 160]
+    assert {"torch", "timm", "zarr", "semprobe"} <= set(came["versions"])
+    text = run("info", acts, "--verify").stdout
+    assert "t-shirt: 3 positive, 4 negative" in text
+    assert "RANDOM WEIGHTS" in text
+    assert "every chunk was read" in text
+
+
+def test_json_goes_to_stdout_and_progress_to_stderr(acts: Path, sae_file: Path, tmp_path: Path, run: Run) -> None:
+    result = run("score", acts, "--sae", sae_file, "-o", tmp_path / "s.zarr", "--json", "--top", 3)
+    found = json.loads(result.stdout)
+    best = found["concepts"]["t-shirt"]
+    assert len(best["top"]) == 3
+    assert best["positives"] == 3
+    assert "scoring" in result.stderr
+    assert "image" in result.stderr
+    again = run("score", acts, "--sae", sae_file, "-o", tmp_path / "s2.zarr", "--json", "--quiet", "--workers", 1)
+    assert again.stderr == ""
+    assert json.loads(again.stdout)["concepts"]["t-shirt"]["top"][:3] == best["top"]
+
+
+def test_several_layers_and_cls(pictures: Path, tmp_path: Path, run: Run) -> None:
+    layers = ("--layer", 1, "--layer", -1)
+    refused = run("extract", pictures, "-o", tmp_path / "a.zarr", *RANDOM, *layers, code=2)
+    assert "{layer}" in refused.stderr
+    found = run("extract", pictures, "-o", tmp_path / "a-{layer}.zarr", *RANDOM, *layers, "--cls", "--json")
+    assert json.loads(found.stdout)["layers"] == [1, 5]
+    for layer in (1, 5):
+        data = stores.open_store(tmp_path / f"a-{layer}.zarr")
+        assert data["cls"].shape == (7, 64)
+        assert data.attrs["provenance"]["backbone"]["layer"] == layer
+
+
+def test_manifest_columns_reach_the_scores_input(pictures: Path, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "study.csv").write_text(
+        "path,concept,label,source,reason\n"
+        "pictures/t-shirt-positive/0.png,shirt,positive,web,clear\n"
+        "pictures/t-shirt-negative/1.jpg,shirt,negative,imagenet,none\n"
+    )
+    run("extract", tmp_path / "study.csv", "-o", tmp_path / "a.zarr", *RANDOM)
+    data = xr.open_zarr(tmp_path / "a.zarr")
+    assert data["source"].values.tolist() == ["imagenet", "web"]
+    assert data["reason"].values.tolist() == ["none", "clear"]
+
+
+def test_dry_runs_forecast_and_write_nothing(
+    pictures: Path, acts: Path, sae_file: Path, tmp_path: Path, run: Run
+) -> None:
+    before = sorted(tmp_path.iterdir())
+    for command in (
+        ("extract", pictures, *RANDOM),
+        ("encode", acts, "--sae", sae_file),
+        ("score", acts, "--sae", sae_file),
+    ):
+        text = run(*command, "-o", tmp_path / "x.zarr", "--dry-run")
+        assert "about" in text.stderr
+        found = json.loads(run(*command, "-o", tmp_path / "x.zarr", "--dry-run", "--json").stdout)
+        assert found["bytes"] > 0
+    assert sorted(tmp_path.iterdir()) == before
+    stored = stores.open_store(acts)
+    assert json.loads(run("extract", pictures, *RANDOM, "-o", tmp_path / "x.zarr", "--dry-run", "--json").stdout)[
+        "bytes"
+    ] == (stored["activations"].nbytes)
+
+
+def test_overwrite(pictures: Path, acts: Path, run: Run) -> None:
+    refused = run("extract", pictures, "-o", acts, *RANDOM, code=1)
+    assert "--overwrite" in refused.stderr
+    run("extract", pictures, "-o", acts, *RANDOM, "--layer", 0, "--overwrite")
+    assert stores.open_store(acts).attrs["provenance"]["backbone"]["layer"] == 0
+
+
+def test_rerun_with_another_layer_is_refused_by_name(pictures: Path, acts: Path, run: Run) -> None:
+    (acts / "zarr.json").rename(acts / "incomplete.json")
+    refused = run("extract", pictures, "-o", acts, *RANDOM, "--layer", 1, code=1)
+    assert "backbone.layer: 4 in the store, 1 now" in refused.stderr
+    run("extract", pictures, "-o", acts, *RANDOM)
+    assert stores.open_store(acts).sizes["image"] == 7
+
+
+def test_skip_lists_what_was_left_out(pictures: Path, tmp_path: Path, run: Run) -> None:
+    (pictures / "t-shirt-negative" / "empty.png").touch()
+    result = run("extract", pictures, "-o", tmp_path / "a.zarr", *RANDOM, "--on-error", "skip", "--json")
+    assert [one["image"] for one in json.loads(result.stdout)["skipped"]] == ["t-shirt-negative/empty.png"]
+    assert "empty.png" in run("info", tmp_path / "a.zarr").stdout
+
+
+# what goes wrong: one line that says what, an exit code, and nothing left behind
+
+
+def _bad_image(name: str, data: bytes) -> Callable[[Path], None]:
+    def add(pictures: Path) -> None:
+        (pictures / "t-shirt-positive" / name).write_bytes(data)
+
+    return add
+
+
+def _truncated_jpeg(pictures: Path) -> None:
+    path = draw(pictures / "t-shirt-positive" / "torn.jpg", size=(300, 300))
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def _bomb(pictures: Path) -> None:
+    Image.new("1", (20_000, 20_000)).save(pictures / "t-shirt-positive" / "bomb.png")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_truncated_jpeg, "torn.jpg: can't be read as an image"),
+        (_bad_image("zero.png", b""), "zero.png: can't be read as an image: the file is empty"),
+        (_bad_image("text.jpg", b"hello"), "text.jpg: can't be read as an image: its bytes are no image"),
+        (_bomb, "bomb.png: can't be read as an image"),
+        (lambda pictures: shutil.rmtree(pictures / "t-shirt-positive") or shutil.rmtree(pictures / "t-shirt-negative"),
+         "no images in here"),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_bad_images(pictures: Path, tmp_path: Path, run: Run, spoil: Callable[[Path], None], message: str) -> None:
+    spoil(pictures)
+    result = run("extract", pictures, "-o", tmp_path / "a.zarr", *RANDOM, "--quiet", code=1)
+    assert message in result.stderr
+    error = [line for line in result.stderr.splitlines() if line.startswith("Error:")]
+    assert len(error) == 1
+    assert result.stderr.splitlines()[-1] == error[0]
+    assert not (tmp_path / "a.zarr").exists()
+
+
+def _fails(run: Run, *command: object, message: str, code: int = 1) -> None:
+    result = run(*command, code=code)
+    assert message in result.stderr.replace("\n", " "), result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_bad_arguments(pictures: Path, acts: Path, sae_file: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "x.zarr"
+    extract, score, encode = ("extract", pictures, "-o", out), ("score", acts, "-o", out), ("encode", acts, "-o", out)
+    _fails(run, "extract", tmp_path / "nowhere", "-o", out, *RANDOM, message="does not exist", code=2)
+    _fails(run, *extract, "--model", "vit_smal", "--random-weights", 0, message="not known to timm")
+    _fails(run, *extract, "--model", "resnet18", "--random-weights", 0, message="plain vision transformers")
+    _fails(run, *extract, *RANDOM, "--layer", 77, message="has 6 blocks")
+    _fails(run, *extract, *RANDOM, "--weights", sae_file, message="exclude each other", code=2)
+    _fails(run, *extract, "--model", MODEL, "--weights", sae_file, message="sae.pt")
+    _fails(run, "extract", pictures, "-o", pictures, *RANDOM, message="not a semprobe store is here already")
+    _fails(run, "extract", pictures, "-o", sae_file / "x.zarr", *RANDOM, message="is a file, expected a folder")
+    _fails(run, *score, message="--sae is needed", code=2)
+    _fails(run, *score, "--sae", tmp_path / "nowhere.pt", message="no such file")
+    _fails(run, *score, "--sae", write_saev(tmp_path / "wide.pt", 65), message="reads 65 features")
+    _fails(run, *encode, "--sae", write_saev(tmp_path / "wide.pt", 65), message="reads 65 features")
+    torch.save({"sae": object}, tmp_path / "pickle.pt")
+    _fails(run, *encode, "--sae", tmp_path / "pickle.pt", message="pickle")
+    _fails(run, "encode", tmp_path / "nowhere.zarr", "--sae", sae_file, "-o", out, message="no store here")
+    _fails(run, *score, "--sae", sae_file, "--threshold", "nan", message="finite")
+    _fails(run, "info", tmp_path, message="not a semprobe store")
+    _fails(run, "info", message="Missing argument", code=2)
+    _fails(run, "infos", message="No such command", code=2)
+    assert not out.exists()
+
+
+def test_one_class_only(pictures: Path, sae_file: Path, tmp_path: Path, run: Run) -> None:
+    shutil.rmtree(pictures / "t-shirt-negative")
+    run("extract", pictures, "-o", tmp_path / "a.zarr", *RANDOM)
+    _fails(
+        run,
+        "score",
+        tmp_path / "a.zarr",
+        "--sae",
+        sae_file,
+        "-o",
+        tmp_path / "s.zarr",
+        message="t-shirt has no negative",
+    )
+    plain = tmp_path / "plain"
+    draw(plain / "a.png")
+    run("extract", plain, "-o", tmp_path / "b.zarr", *RANDOM)
+    _fails(
+        run,
+        "score",
+        tmp_path / "b.zarr",
+        "--sae",
+        sae_file,
+        "-o",
+        tmp_path / "s.zarr",
+        message="no concept is labelled",
+    )
+    assert not (tmp_path / "s.zarr").exists()
+
+
+def test_damaged_and_newer_stores(acts: Path, sae_file: Path, tmp_path: Path, run: Run) -> None:
+    out = ("--sae", sae_file, "-o", tmp_path / "s.zarr")
+    file = acts / "activations" / "c" / "0" / "0" / "0"
+    good = file.read_bytes()
+    file.write_bytes(good[:-1000])
+    _fails(run, "score", acts, *out, message="file activations/c/0/0/0 can't be read")
+    _fails(run, "info", acts, "--verify", message="file activations/c/0/0/0 can't be read")
+    file.write_bytes(good)
+    root = (acts / "zarr.json").read_text()
+    (acts / "zarr.json").write_text(root.replace('"version": 1', '"version": 2'))
+    _fails(run, "score", acts, *out, message="format version 2")
+    (acts / "zarr.json").rename(acts / "incomplete.json")
+    (acts / "incomplete.json").write_text(root)
+    _fails(run, "score", acts, *out, message="not complete; run the same command again")
+    assert not (tmp_path / "s.zarr").exists()
+
+
+def test_a_full_disk_is_told_before_and_meanwhile(
+    pictures: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "a.zarr"
+    with monkeypatch.context() as patch:
+        patch.setattr("semprobe.stores._paths.Place.free", lambda self: 1000)
+        _fails(run, "extract", pictures, "-o", out, *RANDOM, message="no space")
+    assert not out.exists()
+
+    def full(*args: object, **options: object) -> None:
+        raise OSError(28, "No space left on device", str(out))
+
+    monkeypatch.setattr("semprobe.stores._write.Writer.write", full)
+    _fails(run, "extract", pictures, "-o", out, *RANDOM, message="No space left on device")
+
+
+def test_an_input_is_never_changed(acts: Path, sae_file: Path, pictures: Path, tmp_path: Path, run: Run) -> None:
+    def state() -> dict[str, bytes]:
+        files = [*acts.rglob("*"), *pictures.rglob("*"), sae_file]
+        return {str(file): file.read_bytes() for file in files if file.is_file()}
+
+    before = state()
+    run("encode", acts, "--sae", sae_file, "-o", tmp_path / "l.zarr")
+    run("score", acts, "--sae", sae_file, "-o", tmp_path / "s.zarr")
+    run("info", acts, "--verify")
+    assert state() == before
+
+
+def test_encode_goes_on_where_it_stopped(acts: Path, sae_file: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "l.zarr"
+    run("encode", acts, "--sae", sae_file, "-o", out)
+    whole = stores.open_store(out).load()
+    (out / "zarr.json").rename(out / "incomplete.json")
+    (out / "patch_sum" / "c" / "0" / "0").unlink()
+    other = write_saev(tmp_path / "other.pt", seed=1)
+    _fails(run, "encode", acts, "--sae", other, "-o", out, message="sae.sha256")
+    run("encode", acts, "--sae", sae_file, "-o", out)
+    np.testing.assert_array_equal(stores.open_store(out)["patch_sum"], whole["patch_sum"])
+
+
+def test_errors_can_show_where_they_come_from(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEMPROBE_TRACEBACK", "1")
+    with pytest.raises(AssertionError, match="there is no store here"):
+        run("info", tmp_path / "nowhere.zarr")
+
+
+def test_command_line_is_recorded(acts: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: Run) -> None:
+    monkeypatch.setattr(sys, "argv", ["semprobe", "extract", "my images", "-o", "a.zarr"])
+    draw(tmp_path / "plain" / "a.png")
+    run("extract", tmp_path / "plain", "-o", tmp_path / "b.zarr", *RANDOM)
+    assert (
+        stores.open_store(tmp_path / "b.zarr").attrs["provenance"]["command"]
+        == "semprobe extract 'my images' -o a.zarr"
+    )

@@ -1,0 +1,116 @@
+"""The pilot: scenes with true masks, known answers, and the whole experiment on the embedded models."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+from PIL import Image
+
+import semprobe
+from semprobe import pilot
+from semprobe.backbones import PILOT, load_backbone
+from semprobe.checkpoints import pilot_sae_path
+from semprobe.errors import DataError
+from semprobe.scenes import PARTS, SIZE, draw_scene
+
+
+def test_scenes_repeat_and_masks_are_the_parts() -> None:
+    one, parts = draw_scene("a")
+    two, again = draw_scene("a")
+    assert (np.asarray(one) == np.asarray(two)).all()
+    assert (parts == again).all()
+    assert one.size == (SIZE, SIZE)
+    assert parts.shape == (SIZE, SIZE)
+    assert parts.max() <= len(PARTS)
+    assert not any((draw_scene(f"s{at}")[1] == PARTS.index("spiral") + 1).any() for at in range(30))
+    assert any((draw_scene(f"s{at}", spiral=1.0)[1] == PARTS.index("spiral") + 1).any() for at in range(3))
+
+
+def test_the_set_has_what_it_says(tmp_path: Path) -> None:
+    manifest = pilot.draw_set(tmp_path, each=3)
+    with manifest.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 3 * len(PARTS) >= 6
+    for row in rows:
+        mask = np.asarray(Image.open(tmp_path / pilot.mask_path(Path(row["path"]))))
+        assert mask.mean() >= pilot.CLEAR if row["label"] == "positive" else not mask.any()
+        assert row["source"].startswith("drawn, seed pilot-0-")
+        assert row["reason"]
+    found = semprobe.find_images(manifest)
+    assert found["concept"].values.tolist() == sorted(PARTS)
+    assert ((found["label"].values == 1).sum(0) == 3).all()
+
+
+def test_planted_latents_are_found_and_permuted_ones_not() -> None:
+    assert len(pilot.check_planted()) == 2
+    for seed in range(5):
+        scores, secret = pilot.planted(seed=seed)
+        assert semprobe.rank(scores, "planted", 1)[0] == secret
+        assert scores["f1"].sel(concept="planted", latent=secret) == 1
+        shuffled, _ = pilot.planted(permuted=True, seed=seed)
+        assert shuffled["f1"].sel(concept="planted", latent=secret) < 0.9
+
+
+def test_a_wrong_arithmetic_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = pilot.planted
+    monkeypatch.setattr(pilot, "planted", lambda **o: right(permuted=True))
+    with pytest.raises(DataError, match="planted latent"):
+        pilot.check_planted()
+    monkeypatch.setattr(pilot, "planted", lambda **o: right())
+    with pytest.raises(DataError, match="permuted labels"):
+        pilot.check_planted()
+
+
+def test_coverage_is_patch_by_patch(tmp_path: Path) -> None:
+    mask = np.zeros((96, 96), bool)
+    mask[8:16, 80:92] = True  # all of row 1, column 10, half of column 11
+    (tmp_path / "masks" / "x").mkdir(parents=True)
+    Image.fromarray(mask).save(tmp_path / "masks" / "x" / "a.png")
+    found = pilot.coverage(tmp_path, ["images/x/a.png"], (12, 12)).reshape(12, 12)
+    assert found[1, 10] == 1
+    assert found[1, 11] == 0.5
+    assert found.sum() == 1.5
+
+
+def test_p_value_by_hand() -> None:
+    """Five of five positives and none of five negatives: one way in 252, times two latents that fire sometimes."""
+    import xarray as xr
+
+    counts = {"tp": [5, 1, 5, 0], "fp": [0, 2, 5, 0], "fn": [0, 4, 0, 5], "tn": [5, 3, 0, 5]}
+    data = xr.Dataset({k: (("concept", "latent"), [v]) for k, v in counts.items()}, coords={"concept": ["a"]})
+    scores = data.assign(support=semprobe.support(data))
+    assert pilot.best_p_value(scores, "a", 0) == pytest.approx(2 / 252)
+    assert pilot.best_p_value(scores, "a", 2) == 1
+
+
+def test_embedded_weights_are_small_and_fit() -> None:
+    files = list(pilot_sae_path().parent.glob("*.safetensors"))
+    assert len(files) == 2
+    assert sum(file.stat().st_size for file in files) <= 4_000_000
+    sae, backbone = semprobe.load_sae("pilot"), load_backbone("pilot")
+    assert sae.width == PILOT["embed_dim"] == backbone.features
+    assert sum(p.numel() for p in backbone.model.parameters()) < 1_500_000
+    assert backbone.crop(96, 96) == (0, 0, 96, 96)
+
+
+def test_the_whole_experiment(tmp_path: Path, run: Callable[..., Result]) -> None:
+    result = run("pilot", tmp_path / "out", "--each", 12, "--json", "--quiet")
+    found = json.loads(result.stdout)
+    assert len(found["verified"]) == 3
+    by_concept = {one["concept"]: one for one in found["findings"]}
+    assert set(by_concept) == set(PARTS)
+    sound = [name for name, one in by_concept.items() if one["found"]]
+    assert "spiral" not in sound
+    assert len(sound) >= 3
+    for name in sound:
+        assert by_concept[name]["inside"] > 5 * by_concept[name]["area"]
+    assert (tmp_path / "out" / "best-latents.png").stat().st_size > 1000
+    assert semprobe.open_store(tmp_path / "out" / "scores.zarr").sizes["concept"] == len(PARTS)
+    again = run("pilot", tmp_path / "out", "--quiet", code=1)
+    assert "--overwrite" in again.stderr

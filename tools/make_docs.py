@@ -1,0 +1,55 @@
+"""Write the generated parts of the docs: the CLI reference and the tables of the store format.
+
+python tools/make_docs.py
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+from semprobe.cli import COMMANDS, main
+from semprobe.stores import REQUIRED
+from semprobe.vocabulary import DIMS, VARIABLES
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def cli_page() -> str:
+    """Every command's help, word for word."""
+    parts = ["# Command line\n\nGenerated from the commands' own help by `python tools/make_docs.py`.\n"]
+    context = click.Context(main, info_name="semprobe", max_content_width=100, terminal_width=100)
+    parts.append(f"```\n{main.get_help(context)}\n```\n")
+    for name in COMMANDS:
+        command = main.get_command(context, name)
+        assert command is not None
+        inner = click.Context(command, info_name=name, parent=context, max_content_width=100, terminal_width=100)
+        parts.append(f"## semprobe {name}\n\n```\n{command.get_help(inner)}\n```\n")
+    return "\n".join(parts)
+
+
+def tables() -> str:
+    """Dims and variables, with the kinds of store that must have them."""
+    lines = ["| dim | meaning |", "|---|---|", *(f"| {name} | {text} |" for name, text in DIMS.items()), ""]
+    lines += ["| variable | dims | dtype | units | required in | meaning |", "|---|---|---|---|---|---|"]
+    for name, known in VARIABLES.items():
+        kinds = ", ".join(kind for kind, names in REQUIRED.items() if name in names)
+        lines.append(f"| {name} | {', '.join(known.dims)} | {known.kind} | {known.units} | {kinds} | {known.text} |")
+    return "\n".join(lines)
+
+
+def pages() -> dict[Path, str]:
+    """Every page with a generated part, as it should be."""
+    form = DOCS / "store-format.md"
+    marks = re.compile(r"(<!-- generated -->\n).*?(\n<!-- end -->)", re.DOTALL)
+    return {
+        DOCS / "cli.md": cli_page(),
+        form: marks.sub(lambda found: found[1] + tables() + found[2], form.read_text()),
+    }
+
+
+if __name__ == "__main__":
+    for path, text in pages().items():
+        path.write_text(text)
