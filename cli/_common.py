@@ -104,9 +104,11 @@ def human_bytes(number: float) -> str:
 
 def human_seconds(seconds: float) -> str:
     """A duration with as much detail as a person wants."""
+    if seconds < 1:
+        return "less than a second"
     if seconds < 90:
-        return f"{seconds:.0f} s" if seconds >= 1 else "under a second"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
 
 
 def forecast(place: Place, size: int, seconds: float, what: str, *, dry_run: bool, as_json: bool, quiet: bool) -> bool:
@@ -121,7 +123,7 @@ def forecast(place: Place, size: int, seconds: float, what: str, *, dry_run: boo
     if dry_run and as_json:
         print_json({"output": str(place), "bytes": size, "seconds": round(seconds, 1), "bytes_free": free})
     else:
-        say(f"{what}: {human_bytes(size)} in {place}, about {human_seconds(seconds)}", quiet and not dry_run)
+        say(f"{what}: {human_bytes(size)} in {place}, {human_seconds(seconds)}", quiet and not dry_run)
     if free is not None and size > free and not dry_run:
         raise StoreError(
             f"{place}: the store needs {human_bytes(size)} and the disk has {human_bytes(free)} left: no space; free "
@@ -145,28 +147,26 @@ def progress(total: int, what: str, quiet: bool) -> Iterator[Callable[[int], Non
 
 
 @contextmanager
-def dask_progress(images: int, what: str, quiet: bool, workers: int | None) -> Iterator[None]:
-    """Run dask on threads, with a bar that turns the share of tasks done into images."""
+def dask_threads(images: int, update: Callable[[int], None], workers: int | None) -> Iterator[None]:
+    """Run dask on threads, and turn the share of tasks done into images for a bar."""
     import dask
     from dask.callbacks import Callback
 
     lock = threading.Lock()
     shown = 0
 
-    with progress(images, what, quiet) as update, dask.config.set(scheduler="threads", num_workers=workers):
+    def done(key: Any, result: Any, graph: Any, state: dict[str, Any], worker: Any) -> None:
+        nonlocal shown
+        finished = len(state["finished"])
+        total = finished + sum(len(state[k]) for k in ("ready", "waiting", "running"))
+        with lock:
+            now = images * finished // max(1, total)
+            update(max(0, now - shown))
+            shown = max(shown, now)
 
-        def done(key: Any, result: Any, graph: Any, state: dict[str, Any], worker: Any) -> None:
-            nonlocal shown
-            finished = len(state["finished"])
-            total = finished + sum(len(state[k]) for k in ("ready", "waiting", "running"))
-            with lock:
-                now = images * finished // max(1, total)
-                update(max(0, now - shown))
-                shown = max(shown, now)
-
-        with Callback(posttask=done):
-            yield
-            update(images - shown)
+    with dask.config.set(scheduler="threads", num_workers=workers), Callback(posttask=done):
+        yield
+    update(images - shown)
 
 
 class Clock:

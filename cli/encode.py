@@ -90,10 +90,9 @@ def run(
     with _common.progress(images, "encoding", quiet) as update:
         update(images - sum(stop - start for start, stop in todo))
         for start, stop in todo:
-            with _common.dask_progress(stop - start, "", True, workers):
+            with _common.dask_threads(stop - start, update, workers):
                 part = lazy.isel(image=slice(start, stop)).compute()
             writer.write(start, {str(name): found.values for name, found in part.items()})
-            update(stop - start)
     writer.complete()
     return {
         "store": output, "images": images, "latents": sae.latents, "sae": sae.describe(), "bytes": size,

@@ -105,7 +105,7 @@ def run(
     per_image = (backbone.patches + cls) * backbone.features * (2 if dtype == "float16" else 4)
     place = stores.Place(next(iter(outputs.values())))
     total = per_image * found.sizes["image"] * len(outputs)
-    seconds = _seconds(backbone, found.sizes["image"], workers) if dry_run or found.sizes["image"] >= 64 else 0.0
+    seconds = _seconds(backbone, found.sizes["image"], workers)
     if _common.forecast(place, total, seconds, "activations", dry_run=dry_run, as_json=as_json, quiet=quiet):
         return {}
 

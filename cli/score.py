@@ -69,7 +69,8 @@ def run(
     lazy = score(data, sae=sae, threshold=threshold, random=random, seed=seed)
     if _common.forecast(place, lazy.nbytes, guess, "scores", dry_run=dry_run, as_json=as_json, quiet=quiet):
         return None, {}
-    with _common.dask_progress(data.sizes["image"], "scoring", quiet, workers):
+    images = data.sizes["image"]
+    with _common.progress(images, "scoring", quiet) as update, _common.dask_threads(images, update, workers):
         scores = lazy.compute()
     settings |= {"threshold": threshold, "random": random, "seed": seed}
     stores.write_whole(output, scores, kind="scores", provenance=_common.provenance(**settings), overwrite=overwrite)

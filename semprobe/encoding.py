@@ -89,18 +89,16 @@ class _Codes(da.Array):
         return found
 
     def __getitem__(self, index: Any) -> da.Array:
-        key = index if isinstance(index, tuple) else (index,)
-        simple = len(key) <= 3 and all(isinstance(k, slice | int | np.integer | list | np.ndarray) for k in key)
-        if not simple or sum(not isinstance(k, slice) for k in key) > 1:
-            return super().__getitem__(index)
-        image, patch, latent = (*key, *[slice(None)] * (3 - len(key)))
-        if not (isinstance(image, slice) and isinstance(patch, slice) and patch == slice(None)):
+        all_of = slice(None)
+        key: tuple[Any, ...] = index if isinstance(index, tuple) else (index,)
+        image, patch, latent = key + (all_of,) * (3 - len(key)) if len(key) <= 3 else (None, None, None)
+        known = isinstance(latent, slice | int | np.integer | list | np.ndarray)
+        if not (known and isinstance(image, slice) and isinstance(patch, slice) and patch == all_of):
             return super().__getitem__(index)
         blocks, names, sae, columns = self._parts
-        every = np.arange(sae.latents) if columns is None else columns
-        chosen = None if isinstance(latent, slice) and latent == slice(None) else every[latent]
-        if chosen is None:
+        if isinstance(latent, slice) and latent == all_of:
             return _Codes.build(blocks[image], names[image], sae, columns)
+        chosen = (np.arange(sae.latents) if columns is None else columns)[latent]
         found = _Codes.build(blocks[image], names[image], sae, np.atleast_1d(chosen))
         return found if np.ndim(chosen) else da.Array.__getitem__(found, (..., 0))
 

@@ -122,7 +122,7 @@ class SAE:
         digest = hashlib.sha256(repr((self.encoder.shape, self.activation, self.centre is None)).encode())
         for value in (self.encoder, self.bias, self.centre):
             if value is not None:
-                digest.update(value)
+                digest.update(value.data)
         return digest.hexdigest()
 
     def encode(self, block: np.ndarray) -> np.ndarray:
