@@ -136,14 +136,13 @@ def _bricks(c: _Canvas, x: float, y: float, w: float, h: float) -> None:
 
 
 def _spiral(c: _Canvas) -> None:
-    x, y, r = c.rng.uniform(20, 76), c.rng.uniform(20, 76), c.rng.uniform(12, 20)
-    turns, paper = c.rng.uniform(2.5, 4), c.colour(150, 250)
-    c.ellipse(x, y, r + 2, r + 2, paper, "spiral")
+    x, y, r = c.rng.uniform(14, 82), c.rng.uniform(14, 82), c.rng.uniform(6, 10)
+    turns = c.rng.uniform(1.8, 2.6)
     steps = [k / 80 for k in range(81)]
     path = [
         (x + r * t * math.cos(2 * math.pi * turns * t), y + r * t * math.sin(2 * math.pi * turns * t)) for t in steps
     ]
-    c.line(path, c.colour(0, 90), 1.3, "spiral")
+    c.line(path, c.colour(), 1, "spiral")
 
 
 def _car(c: _Canvas) -> None:
