@@ -80,8 +80,10 @@ def _check_ways(data: Any, sae: Any, scores: Any) -> str:
 def _legend(findings: list[Any]) -> str:
     missed = [one.concept for one in findings if not one.found]
     lines = [
-        "found: p below 0.05 after Bonferroni over all latents that fire, and more than half of the latent's code on",
-        "the positives lies on the concept's own pixels. The same images chose the latent and report its F1.",
+        "code on it: share of the latent's code on the positives that lies on the concept's own pixels;",
+        "its area: these pixels' share of the pictures; on its patches: share of the code on patches that show",
+        "the concept at all. found: p below 0.05 after Bonferroni over all latents that fire, and more than half",
+        "of the code on its patches. The same images chose the latent and report its F1.",
     ]
     if missed:
         lines.append(f"not found: {', '.join(missed)} (a spiral was never shown to the embedded backbone or SAE)")

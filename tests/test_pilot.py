@@ -109,7 +109,7 @@ def test_the_whole_experiment(tmp_path: Path, run: Callable[..., Result]) -> Non
     assert "spiral" not in sound
     assert len(sound) >= 3
     for name in sound:
-        assert by_concept[name]["inside"] > 5 * by_concept[name]["area"]
+        assert by_concept[name]["inside"] > 5 * by_concept[name]["area"], name
     assert (tmp_path / "out" / "best-latents.png").stat().st_size > 1000
     assert semprobe.open_store(tmp_path / "out" / "scores.zarr").sizes["concept"] == len(PARTS)
     again = run("pilot", tmp_path / "out", "--quiet", code=1)
