@@ -105,8 +105,14 @@ class Writer:
                     f"{self.place}: {name} at image {start} has shape {block.shape} and dtype {block.dtype}, expected "
                     f"{expected} and {array.dtype}, starting at a multiple of {self.shard}: only whole shards are safe"
                 )
-        for name, block in values.items():
-            self._arrays[name][start:stop] = block
+        try:
+            for name, block in values.items():
+                self._arrays[name][start:stop] = block
+        except OSError as error:
+            raise StoreError(
+                f"{self.place}: images {start} to {stop - 1} can't be written: {error.strerror or error}. "
+                "What was written before is kept: the same command goes on from there"
+            ) from error
 
     def complete(self) -> None:
         """Mark the store complete, last of all, and let go of the store that it replaces."""

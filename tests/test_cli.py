@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+import zarr
 from click.testing import Result
 from PIL import Image
 
@@ -259,11 +260,18 @@ def test_a_full_disk_is_told_before_and_meanwhile(
         _fails(run, "extract", pictures, "-o", out, *RANDOM, message="no space")
     assert not out.exists()
 
-    def full(*args: object, **options: object) -> None:
-        raise OSError(28, "No space left on device", str(out))
+    real = zarr.Array.__setitem__
 
-    monkeypatch.setattr("semprobe.stores._write.Writer.write", full)
-    _fails(run, "extract", pictures, "-o", out, *RANDOM, message="No space left on device")
+    def full(self: zarr.Array, *values: object) -> None:
+        if self.name == "/activations":
+            raise OSError(28, "No space left on device", str(out))
+        real(self, *values)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("zarr.Array.__setitem__", full)
+    message = "a.zarr: images 0 to 6 can't be written: No space left on device"
+    _fails(run, "extract", pictures, "-o", out, *RANDOM, message=message)
+    monkeypatch.undo()
+    run("extract", pictures, "-o", out, *RANDOM)
 
 
 def test_an_input_is_never_changed(acts: Path, sae_file: Path, pictures: Path, tmp_path: Path, run: Run) -> None:
