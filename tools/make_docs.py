@@ -20,12 +20,12 @@ DOCS = Path(__file__).parent.parent / "docs"
 def cli_page() -> str:
     """Every command's help, word for word."""
     parts = ["# Command line\n\nGenerated from the commands' own help by `python tools/make_docs.py`.\n"]
-    context = click.Context(main, info_name="semprobe", max_content_width=100, terminal_width=100)
+    context = click.Context(main, info_name="semprobe", terminal_width=100, **main.context_settings)
     parts.append(f"```\n{main.get_help(context)}\n```\n")
     for name in COMMANDS:
         command = main.get_command(context, name)
         assert command is not None
-        inner = click.Context(command, info_name=name, parent=context, max_content_width=100, terminal_width=100)
+        inner = click.Context(command, info_name=name, parent=context)
         parts.append(f"## semprobe {name}\n\n```\n{command.get_help(inner)}\n```\n")
     return "\n".join(parts)
 
