@@ -35,8 +35,10 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (SemprobeError, OSError) as error:
-            if isinstance(error, BrokenPipeError) or os.environ.get("SEMPROBE_TRACEBACK"):
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception as error:
+            if os.environ.get("SEMPROBE_TRACEBACK"):
                 raise
             raise Failure(_one_line(error)) from error
 
@@ -45,7 +47,10 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and not isinstance(error, SemprobeError):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}"
-    return " ".join(str(error).split())
+    told = " ".join(str(error).split())
+    if isinstance(error, SemprobeError):
+        return told
+    return f"{type(error).__name__}: {told} (not foreseen: SEMPROBE_TRACEBACK=1 shows where; please report it)"
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

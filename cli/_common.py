@@ -90,6 +90,14 @@ def without_run(provenance: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in provenance.items() if key not in ("command", "created")}
 
 
+def check_apart(source: str, output: str) -> None:
+    """Refuse an output that is its own input, or lies inside of it or around it."""
+    from semprobe.stores import Place
+
+    if Place(source).overlaps(Place(output)):
+        raise click.UsageError(f"the output {output} is the input {source} or overlaps it; choose another output")
+
+
 # forecasts
 
 

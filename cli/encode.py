@@ -72,6 +72,7 @@ def run(
     from semprobe.encoding import latents
 
     clock = _common.Clock()
+    _common.check_apart(store, output)
     stores.check_output(output, overwrite)
     data, sae = open_activations(store, sae_path)
     lazy = latents(data, sae, maxima=maxima)

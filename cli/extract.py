@@ -34,7 +34,9 @@ Examples:
     help="Block whose output is kept; negative counts from the end. Give several, with {layer} in the output.",
 )
 @click.option("--weights", type=click.Path(exists=True, dir_okay=False), help="Local checkpoint for the model.")
-@click.option("--random-weights", type=click.IntRange(0), metavar="SEED", help="Random weights, for trying things out.")
+@click.option(
+    "--random-weights", type=click.IntRange(0, 2**63 - 1), metavar="SEED", help="Random weights, for trying things out."
+)
 @click.option("--size", type=click.IntRange(1), help="Edge of the model's input in pixels.  [default: the model's]")
 @click.option("--crop-pct", type=float, help="Share of the resized picture that is kept.  [default: the model's]")
 @click.option("--crop-mode", type=click.Choice(["center", "squash", "border"]), help="[default: the model's]")

@@ -45,7 +45,7 @@ def command(store: str, verify: bool, as_json: bool, quiet: bool) -> None:
         click.echo(f"  {key}: {value}")
     for one in found["skipped"]:
         click.echo(f"  left out: {one['reason']}")
-    if "RANDOM" in str(found["weights"]).upper():
+    if str(found["weights"]).startswith("random, seed"):
         click.echo("  RANDOM WEIGHTS: the activations mean nothing; for trying things out only")
     if verify:
         click.echo("  every chunk was read and its checksum is right")
@@ -58,7 +58,7 @@ def _describe(store: str, data: Any) -> dict[str, Any]:
     if "label" in data:
         for concept, column in zip(data["concept"].values, data["label"].values.T, strict=True):
             labels[str(concept)] = {"positive": int((column == 1).sum()), "negative": int((column == 0).sum())}
-    came = data.attrs["provenance"]
+    came = data.attrs.get("provenance") or {}
     backbone = came.get("backbone") or came.get("activations", {}).get("backbone", {})
     return {
         "store": store, **data.attrs["semprobe_format"], "dims": dict(data.sizes), "bytes": Place(store).size(),

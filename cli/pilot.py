@@ -42,6 +42,7 @@ def command(out: Path, each: int, seed: int, overwrite: bool, workers: int | Non
     paths = {name: str(out / f"{name}.zarr") for name in ("activations", "latents", "scores")}
     for path in paths.values():
         stores.check_output(path, overwrite)
+    pilot.claim(out)
     verified = pilot.check_planted()
     with _common.progress(2 * each * len(PARTS), "drawing", quiet) as update:
         manifest = pilot.draw_set(out, each=each, seed=seed, done=update)

@@ -63,6 +63,7 @@ def run(
     from semprobe.scoring import score
 
     clock = _common.Clock()
+    _common.check_apart(store, output)
     stores.check_output(output, overwrite)
     data, sae, guess, settings = _inputs(store, sae_path, workers)
     place = stores.Place(output)
@@ -86,6 +87,7 @@ def _inputs(
     """The store, the SAE, the seconds that one pass may take, and where it all came from."""
     from semprobe import stores
     from semprobe.cli.encode import open_activations, seconds
+    from semprobe.errors import StoreError
 
     if sae_path is not None:
         data, sae = open_activations(store, sae_path)
@@ -95,6 +97,9 @@ def _inputs(
     data = stores.open_store(store)
     if "activations" in data:
         raise click.UsageError(f"{store} is a store of activations, so --sae is needed")
+    if "patch_sum" not in data:
+        kind = data.attrs["semprobe_format"]["kind"]
+        raise StoreError(f"{store}: this is a store of {kind}, expected one of activations or of latents")
     return data, None, 0.0, _common.without_run(data.attrs["provenance"])
 
 

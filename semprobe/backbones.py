@@ -18,6 +18,7 @@ import timm
 import torch
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
+from timm.layers import PatchEmbed
 from timm.models.beit import Beit
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
@@ -76,7 +77,9 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
             return dict(load_file(path))
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise BackboneError(f"{path}: holds a pickle that would run code, and is refused; save a state dict") from error
+        raise BackboneError(
+            f"{path}: is no checkpoint, or one whose pickle would run code, which is refused; save a state dict"
+        ) from error
     except Exception as error:
         raise BackboneError(f"{path}: the weights can't be read ({error})") from error
     for key in ("state_dict", "model", "teacher"):
@@ -162,6 +165,11 @@ class Transform:
         ratios = (height / high, width / wide)
         ratio = max(ratios) if self.crop_mode == "border" else min(ratios)
         return round(width / ratio), round(height / ratio)
+
+    def resized_pixels(self, width: int, height: int) -> int:
+        """Pixels of the resized picture before it is cropped; many for a very long one."""
+        wide, high = self._resized(width, height)
+        return wide * high
 
     def crop(self, width: int, height: int, covered: tuple[int, int]) -> tuple[float, float, float, float]:
         """Rectangle of the picture that the patches cover.
@@ -282,7 +290,7 @@ def _create(name: str, size: int | None, pretrained: bool) -> torch.nn.Module:
 
 
 def _check_kind(model: torch.nn.Module, name: str) -> None:
-    if not isinstance(model, VisionTransformer | Eva | Beit) or not hasattr(model.patch_embed, "grid_size"):
+    if not isinstance(model, VisionTransformer | Eva | Beit) or not isinstance(model.patch_embed, PatchEmbed):
         raise BackboneError(
             f"model {name} is a {type(model).__name__}; semprobe reads plain vision transformers of timm "
             "(ViT, CLIP, SigLIP, DINOv2, EVA, DINOv3, BEiT), which keep one grid of patches in every block"
@@ -299,13 +307,20 @@ def resolve_layer(layer: int, depth: int, name: str) -> int:
 def _transform(config: dict[str, Any], **changes: Any) -> Transform:
     changes = {key: value for key, value in changes.items() if value is not None}
     merged = {**config, **changes}
-    if not 0 < merged["crop_pct"] <= 1:
-        raise BackboneError(f"crop_pct is {merged['crop_pct']}, expected above 0 and at most 1")
+    if not 0.05 <= merged["crop_pct"] <= 1:
+        raise BackboneError(f"crop_pct is {merged['crop_pct']}, expected 0.05 to 1")
     height, width = merged["input_size"][1:]
     return Transform(
         (height, width), float(merged["crop_pct"]), merged.get("crop_mode") or "center", merged["interpolation"],
         tuple(map(float, merged["mean"])), tuple(map(float, merged["std"])),
     )  # fmt: skip
+
+
+def _put_on(model: torch.nn.Module, device: str) -> torch.nn.Module:
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise BackboneError(f"device {device!r} can't be used: {str(error).splitlines()[0]}") from error
 
 
 def load_backbone(
@@ -365,19 +380,16 @@ def load_backbone(
         config["input_size"] = (3, edge, edge)
     transform = _transform(config, crop_pct=crop_pct, crop_mode=crop_mode, interpolation=interpolation)
     patch_pixels = tuple(model.patch_embed.patch_size)  # type: ignore[union-attr,arg-type]
-    if any(edge % pixels for edge, pixels in zip(transform.size, patch_pixels, strict=True)):
-        raise BackboneError(
-            f"model {name} has patches of {patch_pixels[0]} pixels, and {transform.size[0]} is no multiple"
-        )
+    grid = model.patch_embed.grid_size  # type: ignore[union-attr]
     depth = len(model.blocks)  # type: ignore[arg-type]
     return Backbone(
-        model=model.eval().to(device),
+        model=_put_on(model.eval(), device),
         name=timm_name,
         layers=tuple(resolve_layer(layer, depth, name) for layer in layers),
         transform=transform,
         weights=source,
         sha256=weights_sha256(model),
-        grid=(transform.size[0] // patch_pixels[0], transform.size[1] // patch_pixels[1]),
+        grid=(int(grid[0]), int(grid[1])),
         patch_pixels=(patch_pixels[0], patch_pixels[1]),
         device=device,
     )

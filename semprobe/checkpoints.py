@@ -21,7 +21,7 @@ from semprobe.sae import SAE, Activation, Threshold, TopK
 if TYPE_CHECKING:
     import torch
 
-_HEAD = 4096  # bytes that recognition may look at
+_HEAD = 1_000_000  # bytes that recognition may look at
 
 
 def _tensors(file: BinaryIO, path: Path) -> dict[str, torch.Tensor]:
@@ -39,7 +39,7 @@ def _tensors(file: BinaryIO, path: Path) -> dict[str, torch.Tensor]:
         raise SAEError(f"{path}: the tensors can't be read ({error}); the file is damaged or no checkpoint") from error
     if not isinstance(state, dict):
         raise SAEError(f"{path}: found a {type(state).__name__}, expected a state dict of tensors")
-    return {name: value.float() for name, value in state.items() if torch.is_tensor(value)}
+    return {str(name): value.detach().float() for name, value in state.items() if torch.is_tensor(value)}
 
 
 def _require(tensors: dict[str, torch.Tensor], names: tuple[str, ...], path: Path) -> None:
@@ -62,20 +62,21 @@ def _is_saev(head: bytes, path: Path) -> bool:
 
 def _saev_activation(header: dict[str, Any], tensors: dict[str, torch.Tensor], path: Path) -> Activation:
     schema, cfg = header.get("schema"), header.get("cfg", header)
-    declared = cfg.get("activation") or {"cls": header.get("cls", "Relu"), "params": cfg}
+    declared = cfg.get("activation") or {"cls": header.get("cls", None if schema else "Relu"), "params": cfg}
     name, params = declared.get("cls"), declared.get("params") or {}
     if name == "Relu":
         return Threshold()
     if name not in ("TopK", "BatchTopK"):
         raise SAEError(f"{path}: unknown activation {name!r} of saev; known are Relu, TopK and BatchTopK")
     if name == "BatchTopK" and "activation.threshold" in tensors:
-        return Threshold(max(0.0, float(tensors["activation.threshold"])))
+        threshold = float(tensors["activation.threshold"])
+        return Threshold(0.0 if threshold < 0 else threshold)
     if name == "BatchTopK" and schema in (1, 2):
         raise SAEError(
             f"{path}: BatchTopK of schema {schema} without a threshold: the code of a patch depended on the other "
             "patches of its batch, so it can't be encoded faithfully"
         )
-    if not isinstance(params.get("top_k"), int):
+    if type(params.get("top_k")) is not int:
         raise SAEError(f"{path}: the header of this {name} SAE has no top_k")
     return TopK(params["top_k"])
 
@@ -88,7 +89,7 @@ def _read_saev(path: Path) -> SAE:
         except ValueError as error:
             raise SAEError(f"{path}: the first line is not the JSON header of a saev checkpoint ({error})") from error
         schema = header.get("schema") if isinstance(header, dict) else None
-        if not isinstance(header, dict) or schema not in (None, 1, 2, 3, 4, 5):
+        if not isinstance(header, dict) or isinstance(schema, bool) or schema not in (None, 1, 2, 3, 4, 5):
             raise SAEError(f"{path}: saev schema {schema!r} is not known; this semprobe reads none and 1 to 5")
         tensors = _tensors(file, path)
     tensors.pop("W_dec", None)  # as large as the encoder, and not needed to encode
@@ -125,7 +126,9 @@ def _read_semprobe(path: Path) -> SAE:
     if about.get("version") != "1":
         raise SAEError(f"{path}: semprobe-sae version {about.get('version')!r}; this semprobe reads version 1: upgrade")
     _require(tensors, ("W_enc", "b_enc", "b_dec"), path)
-    kind = about.get("activation")
+    kind, subtracts = about.get("activation"), about.get("subtract_b_dec")
+    if subtracts not in ("true", "false"):
+        raise SAEError(f"{path}: subtract_b_dec is {subtracts!r}, expected 'true' or 'false'")
     if kind not in ("relu", "threshold", "topk"):
         raise SAEError(f"{path}: unknown activation {kind!r}; known are relu, threshold and topk")
     kinds: dict[str, Callable[[], Activation]] = {
@@ -137,7 +140,7 @@ def _read_semprobe(path: Path) -> SAE:
         encoder=_rows(tensors["W_enc"]),
         bias=tensors["b_enc"].numpy(),
         activation=kinds[kind](),
-        centre=tensors["b_dec"].numpy() if about.get("subtract_b_dec") == "true" else None,
+        centre=tensors["b_dec"].numpy() if subtracts == "true" else None,
         origin="semprobe, version 1",
         path=str(path),
         declared={key: about[key] for key in ("backbone", "layer") if key in about},
@@ -156,6 +159,17 @@ FORMATS = (
     Format("saev (sae.pt: a JSON line, then tensors)", _is_saev, _read_saev),
     Format("semprobe (safetensors with metadata)", _is_semprobe, _read_semprobe),
 )
+
+
+def _read(form: Format, file: Path) -> SAE:
+    try:
+        sae = form.read(file)
+    except SAEError as error:
+        raise error if str(file) in str(error) else SAEError(f"{file}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, RecursionError) as error:
+        raise SAEError(f"{file}: recognised as {form.name}, but not as that is written: {error!r}") from error
+    object.__setattr__(sae, "_as_in_file", True)  # so that it may travel as a path; a changed copy may not
+    return sae
 
 
 def pilot_sae_path() -> Path:
@@ -193,7 +207,7 @@ def load_sae(path: str | os.PathLike[str]) -> SAE:
         raise SAEError(f"{file}: can't be read: {error.strerror}") from error
     for form in FORMATS:
         if form.recognises(head, file):
-            return form.read(file)
+            return _read(form, file)
     if head[:2] in (b"PK", b"\x80\x02", b"\x80\x04"):
         raise SAEError(
             f"{file}: this is a torch or pickle file without a header that says how it encodes; pickles are never "

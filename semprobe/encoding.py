@@ -32,8 +32,11 @@ def check_fit(activations: xr.DataArray, sae: SAE) -> None:
     SAEError
         Another number of features.
     """
-    if set(activations.dims) != set(_DIMS):
-        raise DataError(f"activations have dims {activations.dims}, expected {_DIMS}")
+    if not isinstance(activations, xr.DataArray) or set(activations.dims) != set(_DIMS):
+        found = f"dims {activations.dims}" if isinstance(activations, xr.DataArray) else type(activations).__name__
+        raise DataError(f"found {found}, expected a DataArray of activations with dims {_DIMS}")
+    if not all(activations.shape):
+        raise DataError(f"activations have shape {activations.shape}: there is nothing to encode")
     if activations.dtype.kind != "f":
         raise DataError(f"activations have dtype {activations.dtype}, expected a float one")
     if activations.sizes["feature"] != sae.width:
@@ -71,7 +74,7 @@ class _Codes(da.Array):
     """
 
     __slots__ = ("_parts",)
-    _parts: tuple[da.Array, da.Array, SAE, np.ndarray | None]
+    _parts: tuple[str, da.Array, da.Array, SAE, np.ndarray | None]
 
     @classmethod
     def build(cls, blocks: da.Array, names: da.Array, sae: SAE, columns: np.ndarray | None) -> _Codes:
@@ -85,22 +88,27 @@ class _Codes(da.Array):
             name=f"codes-{tokenize(blocks.name, names.name, sae, columns)}",
         )  # fmt: skip
         found = cls(plain.dask, plain.name, plain.chunks, dtype=plain.dtype, meta=plain._meta)
-        found._parts = (blocks, names, sae, columns)
+        found._parts = (plain.name, blocks, names, sae, columns)
         return found
 
     def __getitem__(self, index: Any) -> da.Array:
         all_of = slice(None)
         key: tuple[Any, ...] = index if isinstance(index, tuple) else (index,)
         image, patch, latent = key + (all_of,) * (3 - len(key)) if len(key) <= 3 else (None, None, None)
-        known = isinstance(latent, slice | int | np.integer | list | np.ndarray)
-        if not (known and isinstance(image, slice) and isinstance(patch, slice) and patch == all_of):
+        built, blocks, names, sae, columns = self._parts
+        plain = isinstance(latent, slice | int | np.integer)
+        fancy = isinstance(latent, list | np.ndarray) and all(isinstance(k, slice | int | np.integer) for k in key[:2])
+        if not (plain or fancy) or self.name != built:  # another name: its values were assigned to
             return super().__getitem__(index)
-        blocks, names, sae, columns = self._parts
-        if isinstance(latent, slice) and latent == all_of:
-            return _Codes.build(blocks[image], names[image], sae, columns)
         chosen = (np.arange(sae.latents) if columns is None else columns)[latent]
-        found = _Codes.build(blocks[image], names[image], sae, np.atleast_1d(chosen))
-        return found if np.ndim(chosen) else da.Array.__getitem__(found, (..., 0))
+        everything = isinstance(latent, slice) and latent == all_of
+        wanted = columns if everything else np.atleast_1d(chosen)
+        if isinstance(image, slice):
+            blocks, names, image = blocks[image], names[image], all_of
+        found = _Codes.build(blocks, names, sae, wanted)
+        rest = (image, patch, all_of if np.ndim(chosen) else 0)
+        whole = all(isinstance(k, slice) and k == all_of for k in rest)
+        return found if whole else da.Array.__getitem__(found, rest)
 
 
 def _block_codes(block: np.ndarray, names: np.ndarray, wanted: np.ndarray, *, sae: SAE) -> np.ndarray:

@@ -17,7 +17,7 @@ import xarray as xr
 
 from semprobe.backbones import Backbone
 from semprobe.errors import DataError, ImagesError, UnreadableImage
-from semprobe.images import Inspected, cores, inspect_all, read_image
+from semprobe.images import MAX_PIXELS, Inspected, cores, inspect_all, read_image
 from semprobe.stores import Writer
 from semprobe.vocabulary import attrs
 
@@ -80,11 +80,19 @@ def template(images: xr.Dataset, backbone: Backbone, *, dtype: str = "float32", 
     ------
     DataError
         The class token is wanted and the model has none.
+    ImagesError
+        A picture is too long to be resized.
     """
     if cls and not backbone.has_cls:
         raise DataError(f"model {backbone.name} has no class token to keep")
-    sizes = zip(images["width"].values.tolist(), images["height"].values.tolist(), strict=True)
-    crops = np.array([backbone.crop(width, height) for width, height in sizes])
+    sizes = list(zip(images["width"].values.tolist(), images["height"].values.tolist(), strict=True))
+    for name, size in zip(images["image"].values, sizes, strict=True):
+        if backbone.transform.resized_pixels(*size) > MAX_PIXELS:
+            raise ImagesError(
+                f"{name}: {size[0]} x {size[1]} pixels is so long that resizing its short edge for the model would "
+                "fill memory; remove it, or use --crop-mode squash"
+            )
+    crops = np.array([backbone.crop(*size) for size in sizes])
     rows, columns = np.divmod(np.arange(backbone.patches, dtype=np.int32), np.int32(backbone.grid[1]))
     number = images.sizes["image"]
     shape = (number, backbone.patches, backbone.features)

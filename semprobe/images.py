@@ -8,6 +8,7 @@ import io
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,16 +46,14 @@ class _Row(NamedTuple):
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Files below a folder, links followed, loops not; in no particular order."""
-    seen: set[str] = set()
+    """Files below a folder, links followed, but not back into a folder above."""
     for at, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(at)
-        if real in seen:
+        above = {os.path.realpath(folder)} | {os.path.realpath(p) for p in Path(at).parents if p.is_relative_to(folder)}
+        if Path(at) != folder and os.path.realpath(at) in above:
             folders.clear()
             continue
-        seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(at) / name for name in files)
+        yield from (Path(at) / name for name in files if (Path(at) / name).is_file())
 
 
 def _is_image(path: Path) -> bool:
@@ -110,6 +109,9 @@ def _check_columns(manifest: Path, columns: list[str]) -> None:
     clash = [c for c in columns if c in _RESERVED - {"path", "concept", "label"}] + [
         c for c in set(columns) if columns.count(c) > 1
     ]
+    odd = [name for name in columns if not name.isidentifier()]
+    if odd:
+        raise ImagesError(f"{manifest}: column {odd[0]!r} can't be kept; name it with letters, digits and _ only")
     if clash:
         raise ImagesError(f"{manifest}: column {clash[0]!r} is there twice or is a name of the store's own; rename it")
 
@@ -124,17 +126,26 @@ def _manifest_row(manifest: Path, number: int, line: dict[str, Any]) -> _Row:
         raise ImagesError(f"{where}: the path is empty")
     if bool(concept) != bool(word) or (word and word not in LABELS):
         raise ImagesError(f"{where}: concept {concept!r} with label {word!r}; expected label positive or negative")
-    path = manifest.parent / named
-    name = Path(os.path.normpath(named)).as_posix()
+    root = os.path.abspath(manifest.parent)
+    path = Path(os.path.normpath(os.path.join(root, named)))
+    name = (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
     return _Row(path, name, concept, LABELS.get(word, UNLABELLED), fields)
 
 
 def _merge_extra(rows: list[_Row], column: str) -> str:
     """An image's value in a further column; where its concepts say different things, all of them."""
-    values = {row.concept: row.extra.get(column, "") for row in rows}
-    if len(set(values.values())) == 1:
-        return next(iter(values.values()))
-    return "; ".join(f"{concept}: {value}" for concept, value in sorted(values.items()) if value)
+    values = sorted({(row.concept, row.extra.get(column, "")) for row in rows})
+    if len({value for _, value in values}) == 1:
+        return values[0][1]
+    return "; ".join(f"{concept}: {value}" for concept, value in values if value)
+
+
+def _in_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _table(rows: list[_Row], root: Path, ignored: int) -> xr.Dataset:
@@ -142,6 +153,9 @@ def _table(rows: list[_Row], root: Path, ignored: int) -> xr.Dataset:
     for row in rows:
         by_name.setdefault(row.name, []).append(row)
     names = sorted(by_name, key=lambda name: tuple(name.split("/")))
+    odd = [name for name in names if "\0" in name or not _in_unicode(name)]
+    if odd:
+        raise ImagesError(f"{odd[0]!r}: this file name is not valid Unicode, so no store can keep it; rename it")
     concepts = sorted({row.concept for row in rows if row.concept})
     label = np.full((len(names), len(concepts)), UNLABELLED, np.int8)
     for at, name in enumerate(names):
@@ -219,8 +233,15 @@ class Inspected(NamedTuple):
     alpha: bool
 
 
+@cache
+def _formats() -> list[str]:
+    Image.init()
+    wanted = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+    return [name for name in wanted if name in Image.OPEN]
+
+
 def _open(data: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(data))
+    image = Image.open(io.BytesIO(data), formats=_formats())  # others, such as EPS, would run outside programs
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"{image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS:,}")
     return image
@@ -244,7 +265,7 @@ def _bytes(path: str | os.PathLike[str]) -> bytes:
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
-    turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    turned = image.format != "TIFF" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # Pillow turns TIFF itself
     return (image.height, image.width) if turned else (image.width, image.height)
 
 
@@ -253,9 +274,9 @@ def _inspect(data: bytes) -> Inspected:
     width, height = _upright_size(image)
     image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))  # JPEG alone: an eighth of the work
     image.load()
-    if image.mode in ("I", "F"):
+    if _deep(image):
         _to_eight_bits(image)
-    return Inspected(hashlib.sha256(data).hexdigest(), width, height, image.has_transparency_data)
+    return Inspected(hashlib.sha256(data).hexdigest(), width, height, image.has_transparency_data and not _deep(image))
 
 
 def inspect(path: str | os.PathLike[str]) -> Inspected:
@@ -299,8 +320,13 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray((values.astype(np.uint16) >> 8).astype(np.uint8))
 
 
+def _deep(image: Image.Image) -> bool:
+    """Whether grey has more than 8 bits; transparency is not applied to it."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+    if _deep(image):
         return _to_eight_bits(image).convert("RGB")
     if image.has_transparency_data:
         clear = image.convert("RGBA")

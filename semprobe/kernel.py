@@ -29,18 +29,27 @@ LATENTS = 1024
 _ROWS = 784  # patches a tile holds at about its fastest: four images of 196
 _ROWS_WHOLE = 392  # the same where all latents of each row are held at once: half the memory, 2 % slower
 
-_THREADS = torch.get_num_threads()
 _local = threading.local()
+_lock = threading.Lock()
+_inside = 0  # threads that are in the kernel now
+_threads = 1  # torch's number before the first of them came
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Dask runs a task a core; torch's own threads would multiply with them."""
+    global _inside, _threads
+    with _lock:
+        if _inside == 0:
+            _threads = torch.get_num_threads()
+        _inside += 1
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(_THREADS)
+        torch.set_num_threads(_threads)
+        with _lock:
+            _inside -= 1
 
 
 def _scratch(name: str, *shape: int) -> torch.Tensor:
@@ -81,7 +90,7 @@ def _groups(block: np.ndarray, sae: SAE, names: np.ndarray | None) -> Iterator[t
     centre = None if sae.centre is None else torch.from_numpy(sae.centre)
     for start in range(0, images, size):
         number = min(size, images - start)
-        rows[:number] = torch.from_numpy(np.ascontiguousarray(block[start : start + number]))
+        rows[:number] = torch.from_numpy(np.ascontiguousarray(block[start : start + number], dtype=np.float32))
         if not torch.isfinite(rows[:number]).all():
             image, patch = np.argwhere(~np.isfinite(rows[:number].numpy()).all(2))[0]
             name = start + image if names is None else names[start + image]

@@ -32,6 +32,21 @@ UNSEEN = "spiral"
 COLUMNS = ("path", "concept", "label", "source", "reason")
 
 
+def claim(folder: Path) -> None:
+    """Make a folder the pilot's own, so that it may overwrite there.
+
+    Raises
+    ------
+    DataError
+        Something that no pilot made is in it.
+    """
+    mark = folder / ".semprobe-pilot"
+    if folder.exists() and any(folder.iterdir()) and not mark.exists():
+        raise DataError(f"{folder}: is not empty and was not made by semprobe pilot; choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.write_text("Made by semprobe pilot, which may overwrite what is in this folder.\n")
+
+
 def draw_set(folder: Path, *, each: int = 20, seed: int = 0, done: Callable[[int], None] = lambda n: None) -> Path:
     """Draw the pilot set: for every part, `each` scenes that show it and `each` random ones that do not.
 

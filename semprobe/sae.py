@@ -22,6 +22,10 @@ class Threshold:
 
     threshold: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold < float("inf"):
+            raise SAEError(f"the threshold is {self.threshold}, expected a finite number of at least 0")
+
     def __str__(self) -> str:
         return "relu(h)" if self.threshold == 0 else f"h where h > {self.threshold:g}, else 0"
 
@@ -156,7 +160,7 @@ class SAE:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel as path and hash, not as weights: a task stays small, and a worker loads them once."""
-        if self.path is not None:
+        if self.path is not None and getattr(self, "_as_in_file", False):
             return _reopen, (os.path.abspath(self.path), self.sha256)
         values = (self.encoder, self.bias, self.activation, self.centre, self.origin, self.path, self.declared)
         return SAE, values
@@ -174,4 +178,5 @@ def _reopen(path: str, sha256: str) -> SAE:
             raise SAEError(f"{path}: the SAE changed since it was opened; go back to the old file or start again")
         _opened.clear()  # one at a time: weights are large
         _opened[sha256] = found
+        return found
     return _opened[sha256]

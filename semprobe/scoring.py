@@ -15,7 +15,7 @@ import xarray as xr
 
 from semprobe.errors import DataError
 from semprobe.sae import SAE
-from semprobe.vocabulary import NEGATIVE, POSITIVE, attrs
+from semprobe.vocabulary import NEGATIVE, POSITIVE, UNLABELLED, attrs
 
 
 def predict(patch_sums: xr.DataArray, threshold: float = 0.0) -> xr.DataArray:
@@ -57,6 +57,14 @@ def _count_block(predictions: np.ndarray, label: np.ndarray) -> np.ndarray:
     return out
 
 
+def _as_label(label: xr.DataArray) -> xr.DataArray:
+    """Labels as int8; NaN, which selecting and concatenating leave behind, is "not in the set"."""
+    whole = label.fillna(UNLABELLED) if label.dtype.kind == "f" else label
+    if whole.chunks is None and not np.isin(whole.values, (POSITIVE, NEGATIVE, UNLABELLED)).all():
+        raise DataError(f"labels are {np.unique(whole.values).tolist()}, expected only 1, 0 and -1")
+    return whole.astype(np.int8)
+
+
 def confusion(predictions: xr.DataArray, label: xr.DataArray) -> xr.Dataset:
     """True and false positives and negatives of every latent for every concept, in one pass.
 
@@ -77,7 +85,7 @@ def confusion(predictions: xr.DataArray, label: xr.DataArray) -> xr.Dataset:
     Raises
     ------
     DataError
-        Other dims, or the images of the two differ.
+        Other dims or labels, or the images of the two are not the same in the same order.
     """
     if set(predictions.dims) != {"image", "latent"} or set(label.dims) != {"image", "concept"}:
         raise DataError(
@@ -86,7 +94,11 @@ def confusion(predictions: xr.DataArray, label: xr.DataArray) -> xr.Dataset:
         )
     if predictions.sizes["image"] != label.sizes["image"]:
         raise DataError(f"{predictions.sizes['image']} images are predicted and {label.sizes['image']} are labelled")
-    wanted = label.transpose("image", "concept").astype(np.int8)
+    if all("image" in one.indexes for one in (predictions, label)) and not predictions.indexes["image"].equals(
+        label.indexes["image"]
+    ):
+        raise DataError("predictions and label are not of the same images in the same order; align them first")
+    wanted = _as_label(label).transpose("image", "concept")
     ordered = predictions.transpose("image", "latent")
     if ordered.chunks is None:
         counts = _count_block(ordered.values, wanted.values)[0]
@@ -177,7 +189,8 @@ def floor_f1(label: xr.DataArray) -> xr.DataArray:
     xarray.DataArray
         (concept,) float64. A latent below it is worse than no looking at all.
     """
-    positives, negatives = ((label == v).sum("image") for v in (POSITIVE, NEGATIVE))
+    whole = _as_label(label)
+    positives, negatives = ((whole == v).sum("image") for v in (POSITIVE, NEGATIVE))
     share = positives / (positives + negatives)
     return (2 * share / (1 + share)).rename("floor_f1").assign_attrs(attrs("floor_f1"))
 
@@ -259,7 +272,9 @@ def score(
     SAEError
         The SAE reads another number of features.
     """
-    label = data["label"]
+    if "label" not in data:
+        raise DataError("found no label, so there is nothing to score; expected a store of activations or of latents")
+    label = _as_label(data["label"])
     _check_classes(label)
     if random < 1 or seed < 0 or not np.isfinite(threshold):
         raise DataError(f"random {random}, seed {seed}, threshold {threshold}: expected at least 1, at least 0, finite")
@@ -267,16 +282,16 @@ def score(
     counts = confusion(predictions, label)
     scores = f1(counts)
     drawn = draw_latents([str(c) for c in label["concept"].values], counts.sizes["latent"], random, seed)
-    at = xr.DataArray(drawn, dims=("concept", "draw"), attrs=attrs("random_latent"))
-    flat = at + np.arange(len(drawn))[:, None] * counts.sizes["latent"]
-    picked = scores.transpose("concept", "latent").data.reshape(-1)[flat.values.reshape(-1)].reshape(drawn.shape)
+    flat = drawn + np.arange(len(drawn))[:, None] * counts.sizes["latent"]
+    picked = scores.transpose("concept", "latent").data.reshape(-1)[flat.reshape(-1)].reshape(drawn.shape)
+    numbers = counts["latent"].values if "latent" in counts.coords else np.arange(counts.sizes["latent"])
     return counts.assign(
         f1=scores,
         precision=precision(counts),
         recall=recall(counts),
         support=support(counts),
         floor_f1=floor_f1(label),
-        random_latent=at,
+        random_latent=(("concept", "draw"), numbers[drawn], attrs("random_latent")),
         random_f1=(("concept", "draw"), picked, attrs("random_f1")),
     ).drop_attrs(deep=False)
 

@@ -1,9 +1,9 @@
 """The disk: one Zarr layout per kind of store. See ``docs/store-format.md``."""
 
-from semprobe.stores._layout import FORMAT_VERSION, REQUIRED, SHARD_BYTES, images_per_shard, nothing_written
+from semprobe.stores._layout import FORMAT_VERSION, REQUIRED, SHARD_BYTES, images_per_shard
 from semprobe.stores._paths import Place
 from semprobe.stores._read import open_store, verify
-from semprobe.stores._write import Writer, check_output, create, differences, write_whole
+from semprobe.stores._write import Writer, check_output, create, write_whole
 
 __all__ = [
     "FORMAT_VERSION",
@@ -13,9 +13,7 @@ __all__ = [
     "Writer",
     "check_output",
     "create",
-    "differences",
     "images_per_shard",
-    "nothing_written",
     "open_store",
     "verify",
     "write_whole",

@@ -18,15 +18,18 @@ class Place:
     """A folder of files at a local path or an fsspec URL."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.url = os.fspath(path).rstrip("/") or "/"
+        self.given = os.fspath(path)
         try:
-            self.fs, self.root = fsspec.url_to_fs(self.url)
+            self.fs, self.root = fsspec.url_to_fs(self.given)
         except (ValueError, ImportError) as error:  # unknown protocol, or its package is not installed
-            raise StoreError(f"{self.url}: this address can't be opened: {error}") from error
+            raise StoreError(f"{self.given}: this address can't be opened: {error}") from error
         self.local = isinstance(self.fs, LocalFileSystem)
+        self.root = self.root.rstrip("/")
+        self.url = self.root if self.local else self.fs.unstrip_protocol(self.root)
+        """What zarr is given: absolute, so that it means the same in another process."""
 
     def __str__(self) -> str:
-        return self.url
+        return self.given
 
     def join(self, *keys: str) -> str:
         return "/".join((self.root, *keys))
@@ -54,6 +57,11 @@ class Place:
 
     def sibling(self, suffix: str) -> Place:
         return Place(self.url + suffix)
+
+    def overlaps(self, other: Place) -> bool:
+        """Whether one is the other or lies inside of it."""
+        one, two = (os.path.realpath(p.root) if p.local else p.url for p in (self, other))
+        return f"{one}/".startswith(f"{two}/") or f"{two}/".startswith(f"{one}/")
 
     def move_to(self, other: Place) -> None:
         self.fs.mv(self.root, other.root, recursive=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -22,6 +21,9 @@ from semprobe.vocabulary import VARIABLES
 ROOT, TEMPLATE = "zarr.json", "incomplete.json"
 """The root metadata of a complete store, and what stands in its place until then."""
 
+REPLACED = ".replaced"
+"""Ending of the name under which an old store waits until the new one is complete."""
+
 _BLOCK_BYTES = 10_000_000  # a task reads about this much
 _BLOCK_MULTIPLE = 16  # images; whole tiles of the encoder
 
@@ -32,9 +34,10 @@ def root_attributes(place: Place) -> dict[str, Any] | None:
         if place.exists(key):
             try:
                 found = place.read_json(key).get("attributes", {})
-            except (json.JSONDecodeError, AttributeError) as error:
+            except (ValueError, AttributeError) as error:
                 raise StoreCorrupt(f"{place}: {key} is not readable JSON ({error}); the store is damaged") from error
-            return found if "semprobe_format" in found else None
+            if isinstance(found, dict) and "semprobe_format" in found:
+                return found
     return None
 
 
@@ -45,9 +48,12 @@ def is_complete(place: Place, attributes: dict[str, Any]) -> bool:
 
 def check_version(place: Place, attributes: dict[str, Any]) -> str:
     """The kind of a store whose version can be read."""
-    kind, version = attributes["semprobe_format"].get("kind"), attributes["semprobe_format"].get("version")
-    if kind not in REQUIRED or not isinstance(version, int):
+    form = attributes["semprobe_format"]
+    kind, version = (form.get("kind"), form.get("version")) if isinstance(form, dict) else (form, None)
+    if not isinstance(kind, str) or kind not in REQUIRED:
         raise StoreError(f"{place}: unknown kind of store {kind!r}; known are {', '.join(REQUIRED)}")
+    if type(version) is not int or version < 1 or not isinstance(attributes.get("provenance", {}), dict):
+        raise StoreCorrupt(f"{place}: format version {version!r} or its provenance is not as semprobe writes it")
     if version > FORMAT_VERSION:
         raise StoreError(
             f"{place}: this store has format version {version}, and this semprobe reads up to {FORMAT_VERSION}: "
@@ -119,10 +125,15 @@ def sizes(place: Place) -> dict[str, int]:
     return {os.fspath(path).removeprefix(prefix): int(about["size"] or 0) for path, about in found.items()}
 
 
-def _check_files(place: Place, names: Iterable[str]) -> None:
-    """Every chunk is written, so a file that is not there is lost; zarr would read fill values in its place."""
+def lost_files(place: Place, names: Iterable[str]) -> list[str]:
+    """Files of these variables that are not there, or empty: zarr would read fill values in their place."""
     there = sizes(place)
-    lost = [key for name in names for key in StoredArray(place.url, name).keys() if not there.get(key)]
+    return [key for name in names for key in StoredArray(place.url, name).keys() if not there.get(key)]
+
+
+def _check_files(place: Place, names: Iterable[str]) -> None:
+    """Every chunk is written, so a file that is not there is lost."""
+    lost = lost_files(place, names)
     if lost:
         raise StoreCorrupt(
             f"{place}: {len(lost)} file(s) are missing or empty, the first {lost[0]}; restore them or make the store "
@@ -185,7 +196,9 @@ def open_store(path: str | os.PathLike[str]) -> xr.Dataset:
     """
     place = Place(path)
     if not place.exists():
-        raise StoreNotFound(f"{place}: there is no store here")
+        aside = place.sibling(REPLACED)
+        hint = f"; {aside} may be the one that a stopped --overwrite put aside" if aside.exists() else ""
+        raise StoreNotFound(f"{place}: there is no store here{hint}")
     attributes = root_attributes(place)
     if attributes is None:
         raise StoreError(f"{place}: this is not a semprobe store (no {ROOT} with semprobe_format)")

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import uuid
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import dask.array as da
 import numpy as np
@@ -21,9 +22,18 @@ import zarr
 from semprobe.errors import StoreCorrupt, StoreError, StoreExists, StoreMismatch
 from semprobe.stores._layout import FORMAT_VERSION, encoding
 from semprobe.stores._paths import Place
-from semprobe.stores._read import ROOT, TEMPLATE, StoredArray, check_version, is_complete, root_attributes, sizes
+from semprobe.stores._read import (
+    REPLACED,
+    ROOT,
+    TEMPLATE,
+    StoredArray,
+    check_version,
+    is_complete,
+    lost_files,
+    root_attributes,
+    sizes,
+)
 
-_REPLACED = ".replaced"  # where an old store waits until the new one is complete
 _NOT_SETTINGS = {"command", "created"}  # what may differ between a run and its continuation
 
 
@@ -59,12 +69,17 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
 class Writer:
     """A store under way: tells which regions are missing, writes them, and completes the store."""
 
-    def __init__(self, place: Place, streamed: dict[str, zarr.Array]) -> None:
+    def __init__(self, place: Place, streamed: dict[str, zarr.Array], run: str) -> None:
         self.place = place
-        self._arrays = streamed
+        self._arrays, self._run = streamed, run
         first = next(iter(streamed.values()))
         self.images = int(first.shape[0])
         self.shard = int((first.shards or first.chunks)[0])
+
+    def _check_ours(self) -> None:
+        """Two runs on one store would mix their numbers: the one that came last has it."""
+        if not self.place.exists(TEMPLATE) or self.place.read_json(TEMPLATE).get("run") != self._run:
+            raise StoreError(f"{self.place}: another run has taken this store over or finished it; let that one go on")
 
     def regions(self) -> list[tuple[int, int]]:
         """First and last-plus-one image of every region, in order."""
@@ -105,6 +120,7 @@ class Writer:
                     f"{self.place}: {name} at image {start} has shape {block.shape} and dtype {block.dtype}, expected "
                     f"{expected} and {array.dtype}, starting at a multiple of {self.shard}: only whole shards are safe"
                 )
+        self._check_ours()
         try:
             for name, block in values.items():
                 self._arrays[name][start:stop] = block
@@ -116,28 +132,46 @@ class Writer:
 
     def complete(self) -> None:
         """Mark the store complete, last of all, and let go of the store that it replaces."""
-        there = sizes(self.place)
-        lost = [key for name in self._arrays for key in StoredArray(self.place.url, name).keys() if not there.get(key)]
+        self._check_ours()
+        lost = lost_files(self.place, self._arrays)
         if lost:
             raise StoreError(f"{self.place}: can't be completed, {len(lost)} file(s) were never written")
         _finish(self.place)
 
 
 def _finish(place: Place) -> None:
-    root = place.read_json(TEMPLATE)
-    place.write_json(ROOT, root)
+    waiting = place.read_json(TEMPLATE)
+    about = {"attributes": waiting["attributes"], "zarr_format": 3, "node_type": "group"}
+    place.write_json(ROOT, about)
     with warnings.catch_warnings():  # consolidated metadata is not yet in the Zarr 3 specification
         warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
         zarr.consolidate_metadata(place.url)
     root = place.read_json(ROOT)
     root["attributes"]["state"] = "complete"
     place.write_json(ROOT, root)
+    if waiting.get("replaces"):
+        place.sibling(REPLACED).remove()
     place.remove(TEMPLATE)
     place.sweep()
-    place.sibling(_REPLACED).remove()
 
 
-def _set_up(place: Place, template: xr.Dataset, streamed: set[str], shard: int) -> None:
+def _set_up(place: Place, template: xr.Dataset, streamed: set[str], shard: int, replaces: bool) -> str:
+    """Write the template; returns the token of this run."""
+    run = uuid.uuid4().hex
+    waiting = {"attributes": template.attrs, "run": run, "replaces": replaces, "ready": False}
+    try:
+        place.fs.makedirs(place.root, exist_ok=True)
+        place.write_json(TEMPLATE, waiting)  # first of all, so that a kill leaves nothing that is not known as ours
+        _write_template(place, template, streamed, shard)
+    except OSError as error:
+        raise StoreError(f"{place}: the store can't be set up: {error.strerror or error}") from error
+    written = place.read_json(ROOT)["attributes"]  # with what xarray adds, such as the names of coordinates
+    place.remove(ROOT)
+    place.write_json(TEMPLATE, {**waiting, "attributes": written, "ready": True})
+    return run
+
+
+def _write_template(place: Place, template: xr.Dataset, streamed: set[str], shard: int) -> None:
     placeholders = {
         name: (v.dims, da.zeros(v.shape, dtype=v.dtype, chunks=(shard, *v.shape[1:])), v.attrs)
         for name, v in ((name, template[name].variable) for name in streamed)
@@ -146,15 +180,13 @@ def _set_up(place: Place, template: xr.Dataset, streamed: set[str], shard: int) 
         warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
         template.assign(placeholders).to_zarr(
             place.url,
-            mode="w",
+            mode="a",
             compute=False,
             consolidated=False,
             zarr_format=3,
             encoding=encoding(template, streamed, shard),
             write_empty_chunks=True,
         )
-    place.write_json(TEMPLATE, place.read_json(ROOT))
-    place.remove(ROOT)
 
 
 def check_output(path: str | os.PathLike[str], overwrite: bool = False) -> str:
@@ -184,25 +216,41 @@ def check_output(path: str | os.PathLike[str], overwrite: bool = False) -> str:
     return "complete"
 
 
-def _make_way(place: Place, overwrite: bool) -> bool:
-    """Whether a store is under way at this place, to be gone on with; what may be replaced is put aside."""
+class _Found(NamedTuple):
+    """What making way for a store found."""
+
+    unfinished: dict[str, Any] | None = None  # attributes of a store under way, ready to be gone on with
+    replaces: bool = False  # whether an old store waits aside
+
+
+def _make_way(place: Place, overwrite: bool) -> _Found:
+    """Look at an output's place; a complete store that may be replaced is put aside."""
     there = check_output(place.url, overwrite)
     if there == "nothing":
-        return False
+        return _Found()
     if there == "complete":
-        aside = place.sibling(_REPLACED)
-        aside.remove()
+        aside = place.sibling(REPLACED)
+        if aside.exists():
+            raise StoreExists(f"{aside}: is in the way of putting the old store aside; move or delete it")
         place.move_to(aside)
-        return False
-    if overwrite or not place.exists(TEMPLATE):  # killed while setting up: nothing worth keeping
-        place.remove()
-        return False
-    return True
+        return _Found(replaces=True)
+    waiting = place.read_json(TEMPLATE) if place.exists(TEMPLATE) else {}
+    replaces = bool(waiting.get("replaces"))
+    if waiting.get("ready"):
+        return _Found(waiting["attributes"], replaces)
+    place.remove()  # killed while it was set up: nothing worth keeping
+    return _Found(replaces=replaces)
 
 
 def _provenance(template: xr.Dataset, streamed: set[str], provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Provenance, with what else has to be the same for a run to go on: the template."""
     eager = sorted(str(n) for n in template.variables if n not in streamed)
-    return {**provenance, "coordinates": {name: _digest(template[name].values) for name in eager}}
+    written = {name: f"{template[name].dtype} {template[name].shape}" for name in sorted(streamed)}
+    return {
+        **provenance,
+        "coordinates": {name: _digest(template[name].values) for name in eager},
+        "variables": written,
+    }
 
 
 def create(
@@ -243,23 +291,31 @@ def create(
     place = Place(path)
     streamed = {str(name) for name, variable in template.variables.items() if variable.chunks is not None}
     full = _provenance(template, streamed, provenance)
-    if _make_way(place, overwrite):
-        attributes = root_attributes(place) or {}
-        found = differences(attributes.get("provenance", {}), full)
-        if attributes["semprobe_format"]["kind"] != kind:
-            found.insert(0, f"kind: {attributes['semprobe_format']['kind']} in the store, {kind} now")
-        if found:
-            raise StoreMismatch(
-                f"{place}: a store with other settings is under way here: {'; '.join(found)}. Go on with the old "
-                "settings, choose another output, or replace it with --overwrite"
-            )
+    found = _make_way(place, overwrite)
+    differs = _differs(found.unfinished, kind, full) if found.unfinished else []
+    if differs and not overwrite:
+        raise StoreMismatch(
+            f"{place}: a store with other settings is under way here: {'; '.join(differs)}. Go on with the old "
+            "settings, choose another output, or replace it with --overwrite"
+        )
+    if found.unfinished and not differs:
+        run = uuid.uuid4().hex
+        place.write_json(TEMPLATE, {**place.read_json(TEMPLATE), "run": run})
     else:
+        if found.unfinished:
+            place.remove()
         form = {"kind": kind, "version": FORMAT_VERSION}
         marked = template.assign_attrs(semprobe_format=form, state="writing", provenance=full)
-        _set_up(place, marked, streamed, shard)
+        run = _set_up(place, marked, streamed, shard, found.replaces)
     config = {"write_empty_chunks": True}  # a shard of fill values is a result too
     arrays = {name: zarr.open_array(place.url, path=name, mode="r+", config=config) for name in sorted(streamed)}
-    return Writer(place, arrays)
+    return Writer(place, arrays, run)
+
+
+def _differs(attributes: Mapping[str, Any], kind: str, provenance: Mapping[str, Any]) -> list[str]:
+    there = attributes["semprobe_format"]["kind"]
+    found = differences(attributes.get("provenance", {}), provenance)
+    return found if there == kind else [f"kind: {there} in the store, {kind} now", *found]
 
 
 def write_whole(
@@ -272,12 +328,24 @@ def write_whole(
 ) -> None:
     """Write a store that fits in memory, in one go: complete or not there.
 
-    Parameters and errors are those of :func:`create`; a store of this kind that was stopped half way is begun anew.
+    Parameters and errors are those of :func:`create`; a store of the same kind that was stopped half way is begun anew,
+    one of another kind is refused.
     """
     place = Place(path)
-    if _make_way(place, overwrite):
+    found = _make_way(place, overwrite)
+    there = (found.unfinished or {}).get("semprobe_format", {}).get("kind", kind)
+    if there != kind and not overwrite:
+        raise StoreMismatch(f"{place}: a store of {there} is under way here; finish it or choose another output")
+    if found.unfinished:
         place.remove()
     form = {"kind": kind, "version": FORMAT_VERSION}
     marked = dataset.assign_attrs(semprobe_format=form, state="writing", provenance=dict(provenance))
-    _set_up(place, marked, set(), 0)
-    _finish(place)
+    try:
+        _set_up(place, marked, set(), 0, found.replaces)
+        _finish(place)
+    except BaseException:
+        if not is_complete(place, root_attributes(place) or {}):
+            place.remove()
+            if found.replaces:
+                place.sibling(REPLACED).move_to(place)
+        raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,8 @@ def test_negative_thresholds_become_relu(tmp_path: Path) -> None:
 
 def _native(path: Path, **about: str) -> Path:
     tensors = {"W_enc": torch.randn(4, 6), "b_enc": torch.randn(6), "b_dec": torch.randn(4), "W_dec": torch.randn(6, 4)}
-    save_file(tensors, path, metadata={"format": "semprobe-sae", "version": "1", **about})
+    metadata = {"format": "semprobe-sae", "version": "1", "subtract_b_dec": "false", **about}
+    save_file(tensors, path, metadata=metadata)
     return path
 
 
@@ -83,6 +85,12 @@ def test_own_format(tmp_path: Path) -> None:
     assert semprobe.load_sae(_native(tmp_path / "b.safetensors", activation="topk", k="2")).activation == TopK(2)
     with pytest.raises(SAEError, match="unknown activation 'gelu'"):
         semprobe.load_sae(_native(tmp_path / "c.safetensors", activation="gelu"))
+    with pytest.raises(SAEError, match="expected 'true' or 'false'"):
+        semprobe.load_sae(_native(tmp_path / "e.safetensors", activation="relu", subtract_b_dec="True"))
+    with pytest.raises(SAEError, match="not as that is written: KeyError"):
+        semprobe.load_sae(_native(tmp_path / "f.safetensors", activation="topk"))
+    with pytest.raises(SAEError, match=r"g\.safetensors: the threshold is nan"):
+        semprobe.load_sae(_native(tmp_path / "g.safetensors", activation="threshold", threshold="nan"))
     with pytest.raises(SAEError, match="version '7'.*upgrade"):
         semprobe.load_sae(_native(tmp_path / "d.safetensors", activation="relu", version="7"))
 
@@ -109,6 +117,8 @@ def test_a_pickle_is_never_run(tmp_path: Path) -> None:
         (lambda data: data[:-500], "can't be read"),
         (lambda data: data.replace(b'"schema": 5', b'"schema": 6', 1), "schema 6 is not known"),
         (lambda data: data.replace(b"Relu", b"Gelu", 1), "unknown activation 'Gelu'"),
+        (lambda data: data.replace(b'"activation"', b'"activatiom"', 1), "unknown activation None"),
+        (lambda data: data.replace(b'{"cls": "Relu", "params": {}}', b'"Relu"', 1), "not as that is written"),
         (lambda data: b"hello", "not a checkpoint that semprobe knows"),
         (lambda data: b"", "not a checkpoint that semprobe knows"),
         (lambda data: b"{not json\n" + data, "not the JSON header"),
@@ -126,6 +136,12 @@ def test_missing_and_folders(tmp_path: Path) -> None:
         semprobe.load_sae(tmp_path / "nowhere.pt")
     with pytest.raises(SAEError, match="is a folder"):
         semprobe.load_sae(tmp_path)
+
+
+def test_a_changed_copy_does_not_travel_as_its_file(tmp_path: Path) -> None:
+    sae = semprobe.load_sae(write_saev(tmp_path / "sae.pt"))
+    changed = pickle.loads(pickle.dumps(replace(sae, activation=Threshold(0.5))))
+    assert changed.activation == Threshold(0.5)
 
 
 def test_shapes_and_values_are_checked() -> None:

@@ -111,6 +111,14 @@ def test_dry_runs_forecast_and_write_nothing(
     ] == (stored["activations"].nbytes)
 
 
+def _unfinish(store: Path) -> None:
+    """Put a store back to where it was before it was completed."""
+    root = json.loads((store / "zarr.json").read_text())
+    waiting = {"attributes": root["attributes"] | {"state": "writing"}, "run": "x", "replaces": False, "ready": True}
+    (store / "incomplete.json").write_text(json.dumps(waiting))
+    (store / "zarr.json").unlink()
+
+
 def test_overwrite(pictures: Path, acts: Path, run: Run) -> None:
     refused = run("extract", pictures, "-o", acts, *RANDOM, code=1)
     assert "--overwrite" in refused.stderr
@@ -119,7 +127,7 @@ def test_overwrite(pictures: Path, acts: Path, run: Run) -> None:
 
 
 def test_rerun_with_another_layer_is_refused_by_name(pictures: Path, acts: Path, run: Run) -> None:
-    (acts / "zarr.json").rename(acts / "incomplete.json")
+    _unfinish(acts)
     refused = run("extract", pictures, "-o", acts, *RANDOM, "--layer", 1, code=1)
     assert "backbone.layer: 4 in the store, 1 now" in refused.stderr
     run("extract", pictures, "-o", acts, *RANDOM)
@@ -205,6 +213,27 @@ def test_bad_arguments(pictures: Path, acts: Path, sae_file: Path, tmp_path: Pat
     assert not out.exists()
 
 
+def test_an_output_that_is_the_input_is_refused(acts: Path, sae_file: Path, run: Run) -> None:
+    for command in ("score", "encode"):
+        for out in (acts, acts / "inside.zarr", f"file://{acts}"):
+            _fails(run, command, acts, "--sae", sae_file, "-o", out, "--overwrite", message="overlaps", code=2)
+    assert stores.open_store(acts).sizes["image"] == 7
+
+
+def test_scores_can_not_be_scored(acts: Path, sae_file: Path, tmp_path: Path, run: Run) -> None:
+    run("score", acts, "--sae", sae_file, "-o", tmp_path / "s.zarr")
+    _fails(run, "score", tmp_path / "s.zarr", "-o", tmp_path / "t.zarr", message="this is a store of scores")
+    _fails(run, "encode", tmp_path / "s.zarr", "--sae", sae_file, "-o", tmp_path / "t.zarr", message="store of scores")
+
+
+def test_what_nobody_foresaw_is_one_line_too(acts: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object) -> None:
+        raise KeyError("oops")
+
+    monkeypatch.setattr("semprobe.stores.open_store", broken)
+    _fails(run, "info", acts, message="KeyError: 'oops' (not foreseen: SEMPROBE_TRACEBACK=1")
+
+
 def test_one_class_only(pictures: Path, sae_file: Path, tmp_path: Path, run: Run) -> None:
     shutil.rmtree(pictures / "t-shirt-negative")
     run("extract", pictures, "-o", tmp_path / "a.zarr", *RANDOM)
@@ -245,8 +274,8 @@ def test_damaged_and_newer_stores(acts: Path, sae_file: Path, tmp_path: Path, ru
     root = (acts / "zarr.json").read_text()
     (acts / "zarr.json").write_text(root.replace('"version": 1', '"version": 2'))
     _fails(run, "score", acts, *out, message="format version 2")
-    (acts / "zarr.json").rename(acts / "incomplete.json")
-    (acts / "incomplete.json").write_text(root)
+    (acts / "zarr.json").write_text(root)
+    _unfinish(acts)
     _fails(run, "score", acts, *out, message="not complete; run the same command again")
     assert not (tmp_path / "s.zarr").exists()
 
@@ -290,7 +319,7 @@ def test_encode_goes_on_where_it_stopped(acts: Path, sae_file: Path, tmp_path: P
     out = tmp_path / "l.zarr"
     run("encode", acts, "--sae", sae_file, "-o", out)
     whole = stores.open_store(out).load()
-    (out / "zarr.json").rename(out / "incomplete.json")
+    _unfinish(out)
     (out / "patch_sum" / "c" / "0" / "0").unlink()
     other = write_saev(tmp_path / "other.pt", seed=1)
     _fails(run, "encode", acts, "--sae", other, "-o", out, message="sae.sha256")

@@ -157,6 +157,14 @@ def test_ordinary_xarray_on_codes() -> None:
     np.testing.assert_allclose(one.compute(), eager.sel(image="003.png", latent=1), atol=1e-5)
     picked = codes.isel(image=[5, 1], patch=[0, 2])
     np.testing.assert_array_equal(picked.compute(), eager.isel(image=[5, 1], patch=[0, 2]))
+    both = codes.isel(image=3, latent=[0, 1, 69])
+    np.testing.assert_allclose(both.compute(), eager.isel(image=3, latent=[0, 1, 69]), atol=1e-5)
+    np.testing.assert_allclose(codes[-1, 2, -1].compute(), eager[-1, 2, -1], atol=1e-5)
+    masked = codes.sel(latent=codes["latent"] % 9 == 0)
+    np.testing.assert_allclose(masked.compute(), eager[..., ::9], atol=1e-5)
+    changed = codes.copy()
+    changed[{"latent": 1}] = -99
+    assert (changed.isel(latent=[1]).compute() == -99).all()
     np.testing.assert_array_equal((codes > 0).sum().compute(), (eager > 0).sum())
     np.testing.assert_allclose(codes.sel(latent=[4, 4]).isel(latent=1).compute(), eager.sel(latent=4).values, atol=1e-5)
 
@@ -182,6 +190,9 @@ def test_other_inputs_float16_and_order_of_dims() -> None:
     np.testing.assert_array_equal(turned, semprobe.patch_sum(x, sae).compute())
     half = semprobe.patch_sum(x.astype(np.float16), sae).compute()
     np.testing.assert_array_equal(half, semprobe.patch_sum(x.astype(np.float16).astype(np.float32), sae).compute())
+    np.testing.assert_array_equal(
+        semprobe.patch_sum(x.astype(">f8"), sae).compute(), semprobe.patch_sum(x, sae).compute()
+    )
     split = x.chunk(image=5, feature=3, patch=2)
     np.testing.assert_array_equal(semprobe.patch_sum(split, sae).compute(), semprobe.patch_sum(x, sae).compute())
 
@@ -192,6 +203,10 @@ def test_what_does_not_fit_is_refused() -> None:
         semprobe.patch_sum(data["activations"], sae)
     with pytest.raises(DataError, match="dims"):
         semprobe.encode(data["activations"].rename(patch="token"), make_sae())
+    with pytest.raises(DataError, match="found Dataset, expected a DataArray"):
+        semprobe.encode(data, make_sae())  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="nothing to encode"):
+        semprobe.patch_sum(data["activations"][:, :0], make_sae())
     with pytest.raises(DataError, match="dtype int"):
         semprobe.encode(data["activations"].astype(int), make_sae())
 
@@ -220,8 +235,13 @@ def test_an_sae_travels_as_path_and_hash(tmp_path: Path) -> None:
 
 def test_torch_threads_are_put_back() -> None:
     before = torch.get_num_threads()
-    semprobe.patch_sum(make_activations()["activations"], make_sae()).compute(scheduler="sync")
-    assert torch.get_num_threads() == before
+    try:
+        for number in (3, 1, 2):
+            torch.set_num_threads(number)
+            semprobe.patch_sum(make_activations()["activations"], make_sae()).compute(scheduler="sync")
+            assert torch.get_num_threads() == number
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_distributed_gives_the_same_bits(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from semprobe import backbones, extraction, stores
 from semprobe.backbones import Backbone, Transform, load_backbone
-from semprobe.errors import BackboneError, DataError, UnreadableImage
+from semprobe.errors import BackboneError, DataError, ImagesError, StoreIncomplete, UnreadableImage
 from semprobe.images import find_images
 from tests.conftest import MODEL, draw
 
@@ -101,7 +101,8 @@ def test_families(name: str, prefix: bool) -> None:
         ("vit_smal_patch16_224", {}, "not known to timm.*did you mean vit_small_patch16_224"),
         ("resnet18", {}, "is a ResNet; semprobe reads plain vision transformers"),
         (MODEL, {"layers": (6,)}, "has 6 blocks; layer 6 is none of -6 to 5"),
-        (MODEL, {"size": 100}, "patches of 16 pixels, and 100 is no multiple|can't be made"),
+        ("vit_tiny_r_s16_p8_224", {}, "plain vision transformers"),
+        (MODEL, {"device": "nonsense"}, "device 'nonsense' can't be used"),
         (MODEL, {"crop_pct": 1.5}, "crop_pct is 1.5"),
         ("pilot", {"size": 64}, "reads 96 pixels, not 64"),
     ],
@@ -226,38 +227,52 @@ def test_no_class_token_to_keep(pictures: Path) -> None:
         extraction.template(extraction.inspect_images(find_images(pictures)), one, cls=True)
 
 
+def test_a_size_that_is_no_multiple_of_the_patch_covers_less() -> None:
+    """As SigLIP at 384 pixels with patches of 14."""
+    one = load_backbone(MODEL, random_weights=0, size=100, crop_pct=1.0)
+    assert one.grid == (6, 6)
+    assert one.tokens(torch.zeros(1, 3, 100, 100))[4][0].shape == (1, 36, 64)
+    assert one.crop(200, 200) == (0, 0, 192, 192)
+
+
+def test_a_picture_too_long_to_resize_is_named(backbone: Backbone, tmp_path: Path) -> None:
+    draw(tmp_path / "long.png", size=(90_000, 1))
+    good = extraction.inspect_images(find_images(tmp_path))
+    with pytest.raises(ImagesError, match=r"long\.png: 90000 x 1 pixels"):
+        extraction.template(good, backbone)
+
+
 def test_killed_at_random_moments_and_rerun_gives_the_same_bits(tmp_path: Path) -> None:
     """SIGKILL while it writes; the rerun's arrays equal an undisturbed run's, bit for bit."""
-    for at in range(40):
+    for at in range(96):
         draw(tmp_path / "images" / f"{at:02}.png", (at, 90, 255 - at))
     rng = np.random.default_rng(int.from_bytes(os.urandom(4), "big"))
     code = (
         "import semprobe.stores._layout as layout; layout.SHARD_BYTES = 450_000\n"
         "from semprobe.cli import main; main()"
-    )  # small shards, so that there are several
+    )  # six shards
 
     def command(output: Path) -> list[str]:
-        options = ["--model", MODEL, "--random-weights", "0", "--workers", "1"]
+        options = ["--model", MODEL, "--random-weights", "0", "--workers", "1", "--batch", "2"]
         return [sys.executable, "-c", code, "extract", str(tmp_path / "images"), "-o", str(output), *options]
 
-    start = time.monotonic()
+    def shards() -> int:
+        return len(list((tmp_path / "torn.zarr" / "activations" / "c").glob("*/0/0")))
+
     subprocess.run(command(tmp_path / "calm.zarr"), check=True, capture_output=True)
-    took = time.monotonic() - start
-    killed = 0
-    for wait in rng.uniform(0.5, 1.0, 2) * took:
+    for there in (0, 2):
         process = subprocess.Popen(
             command(tmp_path / "torn.zarr"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        try:
-            process.wait(wait)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            killed += 1
-        if process.returncode == 0:
-            break
-    if not (tmp_path / "torn.zarr" / "zarr.json").exists():
-        subprocess.run(command(tmp_path / "torn.zarr"), check=True, capture_output=True)
+        while shards() <= there and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.1))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        with pytest.raises(StoreIncomplete):
+            stores.open_store(tmp_path / "torn.zarr")
+    assert 2 < shards() < 6
+    subprocess.run(command(tmp_path / "torn.zarr"), check=True, capture_output=True)
     calm, torn = (stores.open_store(tmp_path / name) for name in ("calm.zarr", "torn.zarr"))
     xr.testing.assert_identical(calm.load().drop_attrs(), torn.load().drop_attrs())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -90,13 +91,16 @@ def test_manifest_keeps_columns_and_joins_rows_of_one_image(tmp_path: Path) -> N
         ("path,concept,label\na.png,x,maybe\n", "line 2: concept 'x' with label 'maybe'"),
         ("path,concept,label\na.png,x,positive\na.png,x,negative\n", "both positive and negative"),
         ("path,concept,label,width\na.png,x,positive,3\n", "'width'"),
+        ("path,concept,label,a b\na.png,x,positive,y\n", "'a b' can't be kept"),
+        ("path,concept,label,../x\na.png,x,positive,y\n", "can't be kept"),
+        ("path,concept,label\n\udcff.png,x,positive\n", "not a CSV file in UTF-8"),
         ("path,concept,label\na.png,x\n", "another number of fields"),
         ("path,concept,label\n", "no images"),
     ],
 )
 def test_bad_manifests_say_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
     draw(tmp_path / "a.png")
-    (tmp_path / "study.csv").write_text(text)
+    (tmp_path / "study.csv").write_text(text, errors="surrogateescape")
     with pytest.raises(ImagesError, match=message):
         find_images(tmp_path / "study.csv")
 
@@ -179,6 +183,47 @@ def test_exif_rotation(tmp_path: Path, orientation: int) -> None:
     assert (np.asarray(read_image(tmp_path / "turned.png")) == np.asarray(upright)).all()
     found = inspect(tmp_path / "turned.png")
     assert (found.width, found.height) == (16, 8)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_rotated_tiff(tmp_path: Path, orientation: int) -> None:
+    """Pillow turns TIFF itself, and nothing else."""
+    back = {1: None, 3: 3, 6: 2, 8: 4}[orientation]
+    stored = _reference() if back is None else _reference().transpose(Image.Transpose(back))
+    stored.save(tmp_path / "turned.tif", tiffinfo={0x0112: orientation})
+    assert (np.asarray(read_image(tmp_path / "turned.tif")) == np.asarray(_reference())).all()
+    found = inspect(tmp_path / "turned.tif")
+    assert (found.width, found.height) == (16, 8)
+
+
+def test_linked_folders_count_once_each_and_loops_end(tmp_path: Path) -> None:
+    root = tmp_path / "images"
+    draw(tmp_path / "shared" / "none.png")
+    draw(root / "wheel-positive" / "a.png")
+    for concept in ("wheel", "fur"):
+        (root / f"{concept}-negative").symlink_to(tmp_path / "shared")
+    (root / "fur-positive").symlink_to(root / "wheel-positive")
+    (root / "wheel-positive" / "loop").symlink_to(root)
+    os.mkfifo(root / "wheel-positive" / "pipe.png")
+    assert find_images(root)["image"].values.tolist() == [
+        "fur-negative/none.png", "fur-positive/a.png", "wheel-negative/none.png", "wheel-positive/a.png",
+    ]  # fmt: skip
+
+
+def test_one_file_under_several_spellings_is_one_image(tmp_path: Path) -> None:
+    draw(tmp_path / "a.png")
+    spellings = ["a.png", "./a.png", f"../{tmp_path.name}/a.png", str(tmp_path / "a.png")]
+    rows = [f"{name},wheel,positive,because {at}" for at, name in enumerate(spellings)]
+    (tmp_path / "study.csv").write_text("path,concept,label,reason\r\n" + "\r\n".join(rows))
+    found = find_images(tmp_path / "study.csv")
+    assert found["image"].values.tolist() == ["a.png"]
+    assert found["reason"].item() == "; ".join(f"wheel: because {at}" for at in range(4))
+
+
+def test_postscript_in_disguise_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
+    with pytest.raises(UnreadableImage, match="no image"):
+        read_image(tmp_path / "a.png")
 
 
 def test_inspect_hashes_the_bytes_and_tells_the_size(tmp_path: Path) -> None:

@@ -67,6 +67,14 @@ def test_a_wrong_arithmetic_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         pilot.check_planted()
 
 
+def test_only_its_own_folder_is_overwritten(tmp_path: Path) -> None:
+    pilot.claim(tmp_path / "new")
+    pilot.claim(tmp_path / "new")
+    (tmp_path / "manifest.csv").write_text("mine")
+    with pytest.raises(DataError, match="not made by semprobe pilot"):
+        pilot.claim(tmp_path)
+
+
 def test_coverage_is_patch_by_patch(tmp_path: Path) -> None:
     mask = np.zeros((96, 96), bool)
     mask[8:16, 80:92] = True  # all of row 1, column 10, half of column 11

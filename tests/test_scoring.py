@@ -130,6 +130,27 @@ def test_ranking_breaks_ties_by_precision_then_number() -> None:
     assert semprobe.rank(scores, "a", 7).tolist() == [2, 3, 1, 4, 0, 6, 5]
 
 
+def test_missing_labels_are_in_no_set() -> None:
+    """Selecting and concatenating leave NaN behind, which must not turn into negatives."""
+    data, sae = make_activations(), make_sae()
+    predictions = semprobe.predict(semprobe.patch_sum(data["activations"], sae)).compute()
+    some = data["label"].where(data["image"] < "010.png")
+    expected = semprobe.confusion(predictions[:10], data["label"][:10])
+    xr.testing.assert_identical(semprobe.confusion(predictions, some), expected)
+    xr.testing.assert_identical(semprobe.floor_f1(some), semprobe.floor_f1(data["label"][:10]))
+    with pytest.raises(DataError, match="expected only 1, 0 and -1"):
+        semprobe.confusion(predictions, data["label"] * 2)
+    with pytest.raises(DataError, match="same order"):
+        semprobe.confusion(predictions, data["label"][::-1])
+
+
+def test_random_latents_are_latents_of_the_store() -> None:
+    data = semprobe.latents(make_activations(), make_sae()).isel(latent=slice(30, 60))
+    scores = semprobe.score(data, random=7).compute()
+    picked = scores["f1"].sel(concept="fur", latent=scores["random_latent"].sel(concept="fur"))
+    np.testing.assert_array_equal(picked, scores["random_f1"].sel(concept="fur"))
+
+
 def test_what_cannot_be_scored() -> None:
     data, sae = make_activations(), make_sae()
     with pytest.raises(DataError, match="concept fur has no negative images"):

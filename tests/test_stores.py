@@ -111,10 +111,16 @@ def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
 
 def test_killed_while_setting_up_starts_again(tmp_path: Path) -> None:
     path = tmp_path / "a.zarr"
+    waiting = path / "incomplete.json"
     _create(path)
-    (path / "incomplete.json").rename(path / "zarr.json")  # as it is for a moment
-    with pytest.raises(StoreIncomplete):
-        stores.open_store(path)
+    half = json.loads(waiting.read_text()) | {"ready": False}
+    for root in (None, '{"attributes": {}, "zarr_format": 3, "node_type": "group"}', json.dumps(half)):
+        waiting.write_text(json.dumps(half))
+        if root:  # as it is for a moment
+            (path / "zarr.json").write_text(root)
+        with pytest.raises(StoreIncomplete):
+            stores.open_store(path)
+        _create(path, provenance={"sae": {"sha256": "other"}})
     _fill(_create(path, provenance={"sae": {"sha256": "other"}}))
     assert stores.open_store(path).attrs["provenance"]["sae"]["sha256"] == "other"
 
@@ -139,6 +145,69 @@ def test_overwrite_keeps_the_old_store_until_the_new_one_stands(store: Path) -> 
     _fill(writer)
     assert stores.open_store(store).attrs["provenance"]["sae"]["sha256"] == "new"
     assert not aside.exists()
+
+
+def test_overwrite_goes_on_and_remembers_what_it_replaces(store: Path) -> None:
+    new = {"overwrite": True, "provenance": {"sae": {"sha256": "new"}}}
+    writer = _create(store, **new)
+    writer.write(0, {"patch_sum": _values(0, 16)})
+    again = _create(store, **new)
+    assert again.missing() == [(16, 32), (32, 40)]
+    other = _create(store, **{**new, "provenance": {"sae": {"sha256": "newer"}}})
+    assert len(other.missing()) == 3
+    _fill(other)
+    assert not Path(f"{store}.replaced").exists()
+
+
+def test_what_nobody_put_aside_is_not_deleted(store: Path) -> None:
+    aside = Path(f"{store}.replaced")
+    aside.mkdir()
+    (aside / "thesis.tex").write_text("x")
+    with pytest.raises(StoreExists, match="in the way"):
+        _create(store, overwrite=True)
+    store.rename(store.with_name("b.zarr"))
+    with pytest.raises(StoreNotFound, match=r"a\.zarr\.replaced may be the one"):
+        stores.open_store(store)
+    _fill(_create(store))
+    assert (aside / "thesis.tex").exists()
+
+
+def test_a_second_run_takes_the_store_over(tmp_path: Path) -> None:
+    first = _create(tmp_path / "a.zarr")
+    second = _create(tmp_path / "a.zarr")
+    with pytest.raises(StoreError, match="another run"):
+        first.write(0, {"patch_sum": _values(0, 16)})
+    _fill(second)
+    for call in (lambda: first.write(0, {"patch_sum": _values(0, 16)}), first.complete):
+        with pytest.raises(StoreError, match="another run"):
+            call()
+
+
+def test_other_variables_are_other_settings(tmp_path: Path) -> None:
+    _create(tmp_path / "a.zarr")
+    more = _template().assign(patch_max=_template()["patch_sum"])
+    with pytest.raises(StoreMismatch, match=r"variables\.patch_max: absent in the store"):
+        stores.create(
+            tmp_path / "a.zarr", more, kind="latents", shard=SHARD, provenance={"sae": {"sha256": "a"}, "created": 1}
+        )
+
+
+def test_one_kind_does_not_replace_another_that_is_under_way(tmp_path: Path) -> None:
+    _create(tmp_path / "a.zarr")
+    with pytest.raises(StoreMismatch, match="store of latents is under way"):
+        stores.write_whole(tmp_path / "a.zarr", _template().compute(), kind="scores", provenance={})
+    with pytest.raises(StoreMismatch, match="kind: latents in the store, activations now"):
+        _create(tmp_path / "a.zarr", kind="activations")
+
+
+@pytest.mark.parametrize("spelling", ["file://{}", "{}/", "relative"])
+def test_spellings_of_local_paths(tmp_path: Path, spelling: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = "a.zarr" if spelling == "relative" else spelling.format(tmp_path / "a.zarr")
+    _fill(_create(path))
+    found = stores.open_store(path)
+    monkeypatch.chdir("/")
+    assert (found["patch_sum"].compute().values == _values(0, IMAGES)).all()
 
 
 @pytest.mark.parametrize(("start", "rows"), [(0, 8), (8, 16), (32, 16), (0, 40)])
@@ -189,6 +258,10 @@ def test_newer_and_unknown_stores(store: Path, tmp_path: Path) -> None:
         stores.open_store(store)
     with pytest.raises(StoreError, match="format version 99"):
         _create(store, overwrite=True)
+    for damaged in ({"kind": "latents", "version": "1"}, {"kind": "latents", "version": 0}, {"kind": "latents"}):
+        _edit_root(store, semprobe_format=damaged)
+        with pytest.raises(StoreCorrupt, match="not as semprobe writes it"):
+            stores.open_store(store)
     _edit_root(store, semprobe_format={"kind": "cake", "version": 1})
     with pytest.raises(StoreError, match="unknown kind of store 'cake'"):
         stores.open_store(store)
@@ -232,9 +305,10 @@ def test_whole_stores_are_there_or_not(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("semprobe.stores._write._finish", killed)
     with pytest.raises(KeyboardInterrupt):
         stores.write_whole(path, data, kind="latents", provenance={}, overwrite=True)
-    with pytest.raises(StoreIncomplete):
-        stores.open_store(path)
-    assert stores.open_store(f"{path}.replaced")["patch_sum"].shape == (IMAGES, LATENTS)
+    assert stores.open_store(path)["patch_sum"].shape == (IMAGES, LATENTS)  # the old one is back
+    with pytest.raises(KeyboardInterrupt):
+        stores.write_whole(tmp_path / "b.zarr", data, kind="latents", provenance={})
+    assert not (tmp_path / "b.zarr").exists()
 
 
 def test_unwritable_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ python tools/make_docs.py
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import click
@@ -43,11 +42,11 @@ def tables() -> str:
 def pages() -> dict[Path, str]:
     """Every page with a generated part, as it should be."""
     form = DOCS / "store-format.md"
-    marks = re.compile(r"(<!-- generated -->\n).*?(\n<!-- end -->)", re.DOTALL)
-    return {
-        DOCS / "cli.md": cli_page(),
-        form: marks.sub(lambda found: found[1] + tables() + found[2], form.read_text()),
-    }
+    head, begin, rest = form.read_text().partition("<!-- generated -->\n")
+    _, end, tail = rest.partition("<!-- end -->\n")
+    assert begin, f"{form} has lost its marks"
+    assert end, f"{form} has lost its marks"
+    return {DOCS / "cli.md": cli_page(), form: f"{head}{begin}{tables()}\n{end}{tail}"}
 
 
 if __name__ == "__main__":
