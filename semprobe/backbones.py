@@ -380,7 +380,11 @@ def load_backbone(
         config["input_size"] = (3, edge, edge)
     transform = _transform(config, crop_pct=crop_pct, crop_mode=crop_mode, interpolation=interpolation)
     patch_pixels = tuple(model.patch_embed.patch_size)  # type: ignore[union-attr,arg-type]
-    grid = model.patch_embed.grid_size  # type: ignore[union-attr]
+    embed: Any = model.patch_embed
+    uneven = any(edge % pixels for edge, pixels in zip(transform.size, patch_pixels, strict=True))
+    if uneven and not embed.strict_img_size:  # a model made for one size drops the rest, one for all sizes refuses
+        raise BackboneError(f"model {name} has patches of {patch_pixels[0]} pixels; {transform.size} is no multiple")
+    grid = embed.grid_size
     depth = len(model.blocks)  # type: ignore[arg-type]
     return Backbone(
         model=_put_on(model.eval(), device),
