@@ -39,6 +39,10 @@ _threads = 1  # torch's number before the first of them came
 def _one_thread() -> Iterator[None]:
     """Dask runs a task a core; torch's own threads would multiply with them."""
     global _inside, _threads
+    if getattr(_local, "inside", False):
+        yield
+        return
+    _local.inside = True
     with _lock:
         if _inside == 0:
             _threads = torch.get_num_threads()
@@ -48,6 +52,7 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(_threads)
+        _local.inside = False
         with _lock:
             _inside -= 1
 

@@ -85,22 +85,28 @@ def test_patch_sums_are_the_same_bits_for_every_chunking(
 
 def test_where_the_place_in_a_tile_matters_every_image_gets_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Such a BLAS exists (OpenBLAS): its products differ in the last bits with the row."""
+    real = torch.mm
 
     def uneven(a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
-        product = torch.mm(a, b, out=out)
+        product = real(a, b, out=out)
         product[len(product) // 2 :] *= 1 + 2e-7
         return product
 
     assert kernel._places_agree(torch.mm, 6, 8, 4, 70)
     assert not kernel._places_agree(uneven, 6, 8, 4, 70)
-    kernel.images_per_tile.cache_clear()
-    monkeypatch.setattr(kernel, "_places_agree", lambda *a: False)
-    assert kernel.images_per_tile(6, 8, 70) == 1
     data, sae = make_activations(), make_sae()
-    alone = semprobe.patch_sum(data["activations"], sae).compute().values
-    monkeypatch.undo()
+    x = data["activations"]
+    sound = semprobe.patch_sum(x, sae).compute().values
     kernel.images_per_tile.cache_clear()
-    np.testing.assert_allclose(alone, semprobe.patch_sum(data["activations"], sae).compute(), rtol=1e-5, atol=1e-5)
+    try:
+        monkeypatch.setattr(torch, "mm", uneven)
+        whole, cut = (semprobe.patch_sum(x.chunk(image=n), sae).compute().values for n in (-1, 3))
+        assert kernel.images_per_tile(6, 8, 70) == 1
+    finally:
+        monkeypatch.undo()
+        kernel.images_per_tile.cache_clear()
+    assert (whole.view(np.int32) == cut.view(np.int32)).all()
+    np.testing.assert_allclose(whole, sound, rtol=1e-5, atol=1e-5)
 
 
 def test_nothing_computes_before_it_is_asked(never_computes: None) -> None:
@@ -162,7 +168,7 @@ def test_ordinary_xarray_on_codes() -> None:
     np.testing.assert_allclose(codes[-1, 2, -1].compute(), eager[-1, 2, -1], atol=1e-5)
     masked = codes.sel(latent=codes["latent"] % 9 == 0)
     np.testing.assert_allclose(masked.compute(), eager[..., ::9], atol=1e-5)
-    changed = codes.copy()
+    changed = semprobe.encode(x, sae)
     changed[{"latent": 1}] = -99
     assert (changed.isel(latent=[1]).compute() == -99).all()
     np.testing.assert_array_equal((codes > 0).sum().compute(), (eager > 0).sum())
@@ -231,6 +237,21 @@ def test_an_sae_travels_as_path_and_hash(tmp_path: Path) -> None:
         pickle.loads(sent)
     in_memory = make_sae()
     assert pickle.loads(pickle.dumps(in_memory)).sha256 == in_memory.sha256
+
+
+def test_one_thread_even_while_a_machine_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of threads can change the last bits of a product."""
+    seen = set()
+    real = torch.mm
+
+    def watched(*args: torch.Tensor, **options: torch.Tensor) -> torch.Tensor:
+        seen.add(torch.get_num_threads())
+        return real(*args, **options)
+
+    monkeypatch.setattr(torch, "mm", watched)
+    kernel.images_per_tile.cache_clear()
+    semprobe.patch_sum(make_activations()["activations"], make_sae()).compute(scheduler="sync")
+    assert seen == {1}
 
 
 def test_torch_threads_are_put_back() -> None:
