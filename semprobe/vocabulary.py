@@ -32,7 +32,7 @@ class Variable(NamedTuple):
 
 VARIABLES = {
     # coordinates
-    "image": Variable(("image",), "string", "path of the picture below the image root, with forward slashes; unique"),
+    "image": Variable(("image",), "string", "path of the picture below the image root (absolute if it is elsewhere), with forward slashes; unique"),
     "concept": Variable(("concept",), "string", "name of the concept"),
     "latent": Variable(("latent",), "int64", "number of the latent in the SAE, from 0"),
     "label": Variable(
@@ -61,7 +61,7 @@ VARIABLES = {
     "patch_sum": Variable(("image", "latent"), "float32", "sum over patches of the latent's code"),
     "patch_max": Variable(("image", "latent"), "float32", "largest code of the latent over patches"),
     "patch_argmax": Variable(
-        ("image", "latent"), "int32", "first patch at which the code is largest; -1 where it is 0 at every patch"
+        ("image", "latent"), "int32", "first patch at which the code is largest; -1 where no code is above 0"
     ),
     # scores
     "tp": Variable(("concept", "latent"), "int32", "positives predicted positive"),
