@@ -32,7 +32,7 @@ class Variable(NamedTuple):
 
 VARIABLES = {
     # coordinates
-    "image": Variable(("image",), "string", "path below the image root (absolute if elsewhere), with forward slashes; unique"),
+    "image": Variable(("image",), "string", "path below the image root (absolute if elsewhere), with /; unique"),
     "concept": Variable(("concept",), "string", "name of the concept"),
     "latent": Variable(("latent",), "int64", "number of the latent in the SAE, from 0"),
     "label": Variable(

@@ -96,19 +96,25 @@ def test_own_format(tmp_path: Path) -> None:
 
 
 class _Bomb:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
     def __reduce__(self) -> Any:
-        return Path.touch, (Path("/tmp/semprobe-was-unpickled"),)
+        return Path.touch, (self.mark,)
 
 
 def test_a_pickle_is_never_run(tmp_path: Path) -> None:
     header = json.dumps({"schema": 5, "cfg": {"activation": {"cls": "Relu", "params": {}}}}).encode() + b"\n"
-    torch.save({"W_enc": _Bomb()}, tmp_path / "torch.pt")
+    bomb = _Bomb(tmp_path / "was-unpickled")
+    torch.save({"W_enc": bomb}, tmp_path / "torch.pt")
     (tmp_path / "saev.pt").write_bytes(header + (tmp_path / "torch.pt").read_bytes())
-    (tmp_path / "plain.pkl").write_bytes(pickle.dumps(_Bomb()))
+    (tmp_path / "plain.pkl").write_bytes(pickle.dumps(bomb))
     for name in ("torch.pt", "saev.pt", "plain.pkl"):
         with pytest.raises(SAEError, match="pickle"):
             semprobe.load_sae(tmp_path / name)
-    assert not Path("/tmp/semprobe-was-unpickled").exists()
+    assert not bomb.mark.exists()
+    pickle.loads((tmp_path / "plain.pkl").read_bytes())  # it would have left its mark
+    assert bomb.mark.exists()
 
 
 @pytest.mark.parametrize(
