@@ -1,7 +1,6 @@
-"""Read SAE checkpoints, each exactly as the project that wrote it encodes.
+"""Find and open SAE checkpoints: which file it is, what lies beside it, and which format it has.
 
-A format is a `Format`: how a file of it is recognised by its content, and how it is read. To add one, write both
-functions and put it in `FORMATS`.
+How each format encodes is in :mod:`semprobe.formats`.
 """
 
 from __future__ import annotations
@@ -9,27 +8,120 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from semprobe.errors import SAEError
-from semprobe.sae import SAE, Activation, Threshold, TopK
 
 if TYPE_CHECKING:
     import torch
 
+    from semprobe.sae import SAE
+
 _HEAD = 1_000_000  # bytes that recognition may look at
+_CONFIGS = ("cfg.json", "config.json")
+_PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"\x1f\x8b")
 
 
-def _tensors(file: BinaryIO, path: Path) -> dict[str, torch.Tensor]:
-    """A saved state dict from the file's present position, without ever running a pickle's code."""
+class Tensors(Mapping[str, "torch.Tensor"]):
+    """Named tensors as float32, each read when asked for; asking for one that is not there names what is."""
+
+    def __init__(self, path: Path, names: list[str], get: Callable[[str], torch.Tensor]) -> None:
+        self._path, self._names, self._get = path, names, get
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        if name not in self._names:
+            held = ", ".join(sorted(self._names)[:12]) or "no tensors"
+            raise SAEError(f"{self._path}: lacks {name}; it holds {held}")
+        found = self._get(name)
+        if not (found.is_floating_point() or found.numel() == 1):
+            raise SAEError(f"{self._path}: {name} has dtype {found.dtype}, expected a float one")
+        return found.detach().float()
+
+
+@dataclass
+class Options:
+    """What a user says about a checkpoint that does not say it itself; what was asked for is remembered."""
+
+    kind: str | None = None
+    k: int | None = None
+    threshold: float | None = None
+    decoder: bool = False
+    used: set[str] = field(default_factory=set)
+
+    def take(self, name: str) -> Any:
+        """An option's value, None if it was not given."""
+        self.used.add(name)
+        return getattr(self, name)
+
+    def given(self) -> dict[str, Any]:
+        """The options that were given."""
+        return {name: value for name in ("kind", "k", "threshold") if (value := getattr(self, name)) is not None}
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A checkpoint as it lies on disk."""
+
+    path: Path
+    tensors: Tensors
+    header: dict[str, Any] | None = None
+    """The line of JSON before the tensors."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """The JSON file beside it."""
+    metadata: dict[str, str] = field(default_factory=dict)
+    """Of a safetensors file."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """What else a torch file holds."""
+
+
+# the JSON beside the weights
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """The configuration beside a checkpoint; nothing if there is none."""
+    for name in _CONFIGS:
+        file = folder / name
+        if not file.is_file():
+            continue
+        try:
+            if file.stat().st_size > 10 * _HEAD:
+                raise ValueError("it is larger than any configuration")
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError, OSError) as error:
+            raise SAEError(f"{file}: can't be read as JSON ({error}); it says how the SAE encodes") from error
+        if not isinstance(found, dict):
+            raise SAEError(f"{file}: holds a {type(found).__name__}, expected the settings of an SAE")
+        return found
+    return {}
+
+
+# the weights
+
+
+class _PrismaConfig:
+    """Stands in for the one class that ViT-Prisma pickles beside its weights; only its attributes are read."""
+
+
+def _load_torch(file: BinaryIO | Path, path: Path) -> dict[str, Any]:
+    """A saved dict, without ever running a pickle's code."""
     import torch
 
+    stand_in: list[Any] = [(_PrismaConfig, "vit_prisma.sae.config.VisionModelSAERunnerConfig")]
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(stand_in):
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise SAEError(
             f"{path}: this checkpoint holds a pickle that would run code, and is refused; save its state_dict alone "
@@ -39,137 +131,148 @@ def _tensors(file: BinaryIO, path: Path) -> dict[str, torch.Tensor]:
         raise SAEError(f"{path}: the tensors can't be read ({error}); the file is damaged or no checkpoint") from error
     if not isinstance(state, dict):
         raise SAEError(f"{path}: found a {type(state).__name__}, expected a state dict of tensors")
-    return {str(name): value.detach().float() for name, value in state.items() if torch.is_tensor(value)}
+    return {str(name): value for name, value in state.items()}
 
 
-def _require(tensors: dict[str, torch.Tensor], names: tuple[str, ...], path: Path) -> None:
-    absent = [name for name in names if name not in tensors]
-    if absent:
-        raise SAEError(f"{path}: lacks {', '.join(absent)}; it holds {', '.join(sorted(tensors)) or 'no tensors'}")
+def _split(state: dict[str, Any], path: Path) -> tuple[Tensors, dict[str, Any]]:
+    """Tensors and the rest, of a state dict or of one nested under ``ae`` or ``state_dict``."""
+    import torch
+
+    for key in ("ae", "state_dict"):
+        if isinstance(state.get(key), dict):
+            extra = {name: value for name, value in state.items() if name != key}
+            return _split(state[key], path)[0], {**extra, "nested": key}
+    tensors = {name: value for name, value in state.items() if torch.is_tensor(value)}
+    size = path.stat().st_size
+    for name, value in tensors.items():
+        if max(value.nbytes, value.untyped_storage().nbytes()) > size:
+            raise SAEError(f"{path}: {name} claims shape {tuple(value.shape)}, and the file has {size} bytes; damaged")
+    rest = {name: value for name, value in state.items() if name not in tensors}
+    return Tensors(path, list(tensors), tensors.__getitem__), rest
 
 
-def _rows(encoder: torch.Tensor) -> np.ndarray:
-    """(feature, latent) weights as (latent, feature) in C order; torch transposes on all cores."""
-    return encoder.T.contiguous().numpy()
+def _open_torch(path: Path) -> Raw:
+    tensors, extra = _split(_load_torch(path, path), path)
+    config = _config(path.parent)
+    stored = extra.get("cfg")
+    if isinstance(stored, _PrismaConfig):
+        config = config or vars(stored)
+        extra["prisma"] = True
+    return Raw(path, tensors, config=config, extra=extra)
 
 
-# saev: a line of JSON, then torch.save(state_dict)
-
-
-def _is_saev(head: bytes, path: Path) -> bool:
-    return head.lstrip()[:1] == b"{" and path.is_file()
-
-
-def _saev_activation(header: dict[str, Any], tensors: dict[str, torch.Tensor], path: Path) -> Activation:
-    schema, cfg = header.get("schema"), header.get("cfg", header)
-    declared = cfg.get("activation") or {"cls": header.get("cls", None if schema else "Relu"), "params": cfg}
-    name, params = declared.get("cls"), declared.get("params") or {}
-    if name == "Relu":
-        return Threshold()
-    if name not in ("TopK", "BatchTopK"):
-        raise SAEError(f"{path}: unknown activation {name!r} of saev; known are Relu, TopK and BatchTopK")
-    if name == "BatchTopK" and "activation.threshold" in tensors:
-        threshold = float(tensors["activation.threshold"])
-        return Threshold(0.0 if threshold < 0 else threshold)
-    if name == "BatchTopK" and schema in (1, 2):
-        raise SAEError(
-            f"{path}: BatchTopK of schema {schema} without a threshold: the code of a patch depended on the other "
-            "patches of its batch, so it can't be encoded faithfully"
-        )
-    if type(params.get("top_k")) is not int:
-        raise SAEError(f"{path}: the header of this {name} SAE has no top_k")
-    return TopK(params["top_k"])
-
-
-def _read_saev(path: Path) -> SAE:
+def _open_saev(path: Path) -> Raw:
     with path.open("rb") as file:
-        line = file.readline(1_000_000)
+        line = file.readline(_HEAD)
         try:
             header = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SAEError(f"{path}: the first line is not the JSON header of a saev checkpoint ({error})") from error
-        schema = header.get("schema") if isinstance(header, dict) else None
-        if not isinstance(header, dict) or isinstance(schema, bool) or schema not in (None, 1, 2, 3, 4, 5):
-            raise SAEError(f"{path}: saev schema {schema!r} is not known; this semprobe reads none and 1 to 5")
-        tensors = _tensors(file, path)
-    tensors.pop("W_dec", None)  # as large as the encoder, and not needed to encode
-    _require(tensors, ("W_enc", "b_enc", "b_dec"), path)
-    activation = _saev_activation(header, tensors, path)
-    subtracts = schema is None or (schema == 1 and "activation" not in header.get("cfg", {}))
-    return SAE(
-        encoder=_rows(tensors["W_enc"]),
-        bias=tensors["b_enc"].numpy(),
-        activation=activation,
-        centre=tensors["b_dec"].numpy() if subtracts else None,
-        origin=f"saev, {'no schema' if schema is None else f'schema {schema}'}",
-        path=str(path),
-    )
+        if not isinstance(header, dict):
+            raise SAEError(f"{path}: the first line holds a {type(header).__name__}, expected saev's settings")
+        return Raw(path, _split(_load_torch(file, path), path)[0], header=header)
 
 
-# semprobe's own: safetensors with the formula in its metadata
-
-
-def _is_semprobe(head: bytes, path: Path) -> bool:
-    return head[8:9] == b"{" and b"semprobe-sae" in head
-
-
-def _read_semprobe(path: Path) -> SAE:
+def _open_safetensors(path: Path) -> Raw:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            wanted = [name for name in file.keys() if name != "W_dec"]
-            tensors = {name: file.get_tensor(name).float() for name in wanted}
+        file: Any = safe_open(path, framework="pt")
+        names, metadata = list(file.keys()), file.metadata() or {}
     except SafetensorError as error:
         raise SAEError(f"{path}: the safetensors file is damaged ({error})") from error
-    if about.get("version") != "1":
-        raise SAEError(f"{path}: semprobe-sae version {about.get('version')!r}; this semprobe reads version 1: upgrade")
-    _require(tensors, ("W_enc", "b_enc", "b_dec"), path)
-    kind, subtracts = about.get("activation"), about.get("subtract_b_dec")
-    if subtracts not in ("true", "false"):
-        raise SAEError(f"{path}: subtract_b_dec is {subtracts!r}, expected 'true' or 'false'")
-    if kind not in ("relu", "threshold", "topk"):
-        raise SAEError(f"{path}: unknown activation {kind!r}; known are relu, threshold and topk")
-    kinds: dict[str, Callable[[], Activation]] = {
-        "relu": Threshold,
-        "threshold": lambda: Threshold(float(about["threshold"])),
-        "topk": lambda: TopK(int(about["k"])),
-    }
-    return SAE(
-        encoder=_rows(tensors["W_enc"]),
-        bias=tensors["b_enc"].numpy(),
-        activation=kinds[kind](),
-        centre=tensors["b_dec"].numpy() if subtracts == "true" else None,
-        origin="semprobe, version 1",
-        path=str(path),
-        declared={key: about[key] for key in ("backbone", "layer") if key in about},
-    )
+
+    def get(name: str) -> torch.Tensor:
+        tensor: torch.Tensor = file.get_tensor(name)
+        return tensor
+
+    return Raw(path, Tensors(path, names, get), config=_config(path.parent), metadata=metadata)
 
 
-class Format(NamedTuple):
-    """A checkpoint format: `recognises(first bytes, path)`, and `read(path)`."""
-
-    name: str
-    recognises: Callable[[bytes, Path], bool]
-    read: Callable[[Path], SAE]
-
-
-FORMATS = (
-    Format("saev (sae.pt: a JSON line, then tensors)", _is_saev, _read_saev),
-    Format("semprobe (safetensors with metadata)", _is_semprobe, _read_semprobe),
-)
-
-
-def _read(form: Format, file: Path) -> SAE:
+def _opener(path: Path) -> Callable[[Path], Raw] | None:
+    """How a file is opened, by its first bytes; None if it is no checkpoint at all."""
     try:
-        sae = form.read(file)
-    except SAEError as error:
-        raise error if str(file) in str(error) else SAEError(f"{file}: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, RecursionError) as error:
-        raise SAEError(f"{file}: recognised as {form.name}, but not as that is written: {error!r}") from error
-    object.__setattr__(sae, "_as_in_file", True)  # so that it may travel as a path; a changed copy may not
-    return sae
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError as error:
+        raise SAEError(f"{path}: can't be read: {error.strerror}") from error
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
+        return _open_safetensors
+    if head[:2] == b"PK":
+        return _open_torch
+    return _open_saev if head.lstrip()[:1] == b"{" else None
+
+
+def _refuse(path: Path) -> SAEError:
+    from semprobe.formats import FORMATS
+
+    known = "; ".join(form.name for form in FORMATS)
+    with path.open("rb") as file:
+        head = file.read(2)
+    if head in _PICKLES:
+        return SAEError(
+            f"{path}: this is a pickle, and pickles are never loaded; save its state_dict with torch.save or as "
+            "safetensors, beside the JSON that says how it encodes"
+        )
+    return SAEError(f"{path}: not a checkpoint that semprobe knows. Known: {known}")
+
+
+# which file
+
+
+def _is_json(path: Path) -> bool:
+    """Whether a file is JSON and nothing else, as configurations are; in a saev file tensors follow."""
+    if path.stat().st_size > 10 * _HEAD:
+        return False
+    try:
+        json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _candidates(folder: Path) -> list[Path]:
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return [path for path in files if _opener(path) and not _is_json(path)]
+
+
+def _weights_in(folder: Path) -> Path:
+    """The one file of a folder that is an SAE's weights."""
+    found = _candidates(folder)
+    if len(found) > 1:
+        found = [path for path in found if _recognised(path)] or found
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(path.name for path in found[:8])
+        raise SAEError(f"{folder}: holds {len(found)} files that may be the SAE: {names}; name one of them")
+    below = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    if len(below) == 1:
+        return _weights_in(below[0])
+    hint = f"; it has folders, name one of them: {', '.join(path.name for path in below[:12])}" if below else ""
+    raise SAEError(f"{folder}: holds no file that can be an SAE{hint}")
+
+
+def _recognised(path: Path) -> bool:
+    from semprobe.formats import FORMATS
+
+    opener = _opener(path)
+    try:
+        raw = opener(path) if opener else None
+        return raw is not None and any(form.recognises(raw) for form in FORMATS)
+    except SAEError:
+        return False
+
+
+def _weights(path: Path) -> Path:
+    """The weights file that a path stands for: itself, the one in a folder, or the one beside a configuration."""
+    if path.is_dir():
+        return _weights_in(path)
+    if not path.is_file():
+        raise SAEError(f"{path}: there is no such file")
+    if path.name in _CONFIGS and _is_json(path):
+        return _weights_in(path.parent)
+    return path
 
 
 def pilot_sae_path() -> Path:
@@ -177,13 +280,54 @@ def pilot_sae_path() -> Path:
     return Path(__file__).parent / "data" / "pilot-sae.safetensors"
 
 
-def load_sae(path: str | os.PathLike[str]) -> SAE:
+def _read(path: Path, options: Options) -> SAE:
+    from semprobe.formats import FORMATS
+
+    opener = _opener(path)
+    if opener is None:
+        raise _refuse(path)
+    form = None
+    try:
+        raw = opener(path)
+        form = next((one for one in FORMATS if one.recognises(raw)), None)
+        sae = form.read(raw, options) if form else None
+    except SAEError as error:
+        raise error if str(path.parent) in str(error) else SAEError(f"{path}: {error}") from error
+    except Exception as error:  # a damaged or strange file meets the reader anywhere
+        what = f"recognised as {form.name}, but not" if form else "not"
+        raise SAEError(f"{path}: {what} as that is written; damaged? {error!r}"[:1000]) from error
+    if sae is None:
+        held = ", ".join(sorted(raw.tensors)[:8]) or "no tensors"
+        beside = (
+            "the JSON beside it is of no known library" if raw.config else "no cfg.json or config.json is beside it"
+        )
+        raise SAEError(f"{path}: holds {held}, and {beside}, so how it encodes is not known; see docs/what-loads.md")
+    unused = sorted(set(options.given()) - options.used)
+    if unused:
+        raise SAEError(f"{path}: says its {' and '.join(unused)} itself ({sae.origin}); leave the option out")
+    return sae
+
+
+def load_sae(
+    path: str | os.PathLike[str],
+    *,
+    kind: str | None = None,
+    k: int | None = None,
+    threshold: float | None = None,
+    decoder: bool = False,
+) -> SAE:
     """Read an SAE checkpoint, recognised by its content.
 
     Parameters
     ----------
     path
-        A local file, or ``pilot`` for the embedded SAE.
+        A local file or folder; ``hf://owner/name[@revision][/file or folder]`` on the Hugging Face hub; a short name of
+        :data:`semprobe.hub.PUBLISHED`; or ``pilot`` for the embedded SAE.
+    kind, k, threshold
+        For files that do not say it themselves (``docs/what-loads.md`` says which): the class, such as ``relu``,
+        ``topk`` or ``batchtopk``; codes kept a patch; threshold of the codes.
+    decoder
+        Read the decoder too; encoding does not need it.
 
     Returns
     -------
@@ -196,22 +340,16 @@ def load_sae(path: str | os.PathLike[str]) -> SAE:
         Nothing there, an unknown or damaged file, or one that can't be encoded faithfully; the message says why. A
         pickle is never run.
     """
-    file = pilot_sae_path() if os.fspath(path) == "pilot" else Path(path)
-    if not file.is_file():
-        what = "is a folder, expected a file" if file.is_dir() else "there is no such file"
-        raise SAEError(f"{file}: {what}")
-    try:
-        with file.open("rb") as opened:
-            head = opened.read(_HEAD)
-    except OSError as error:
-        raise SAEError(f"{file}: can't be read: {error.strerror}") from error
-    for form in FORMATS:
-        if form.recognises(head, file):
-            return _read(form, file)
-    if head[:2] in (b"PK", b"\x80\x02", b"\x80\x04"):
-        raise SAEError(
-            f"{file}: this is a torch or pickle file without a header that says how it encodes; pickles are never "
-            "loaded, and a bare state dict does not tell its formula"
-        )
-    known = "; ".join(form.name for form in FORMATS)
-    raise SAEError(f"{file}: not a checkpoint that semprobe knows. Known: {known}")
+    from semprobe import hub
+
+    given = os.fspath(path)
+    about = hub.PUBLISHED.get(given)
+    local = pilot_sae_path() if given == "pilot" else hub.local_path(about.address if about else given)
+    file = _weights(local)
+    options = Options(kind, k, threshold, decoder)
+    sae = _read(file, options)
+    if about:
+        sae.declared.update({"backbone": about.backbone, "layer": about.layer})
+    if not decoder:  # so that it may travel as a path; a changed copy may not
+        object.__setattr__(sae, "_source", (given if about else os.path.abspath(file), options.given()))
+    return sae

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 
 from semprobe.errors import DataError
-from semprobe.sae import SAE, Threshold
+from semprobe.sae import SAE, Gated, Threshold, TopK
 
 LATENTS = 1024
 """Latents a tile."""
@@ -86,23 +85,39 @@ def images_per_tile(patches: int, features: int, latents: int, rows: int = _ROWS
     return images if agree else 1
 
 
+def _check_finite(rows: torch.Tensor, start: int, names: np.ndarray | None, why: str) -> None:
+    if torch.isfinite(rows).all():
+        return
+    image, patch = np.argwhere(~np.isfinite(rows.numpy()).all(2))[0]
+    name = start + image if names is None else names[start + image]
+    raise DataError(
+        f"image {name}, patch {patch}: the activation is not finite (NaN or infinite), so nothing can be scored; {why}"
+    )
+
+
+def _normalise(rows: torch.Tensor, how: str) -> None:
+    """What the SAE does to each patch first, in place: as SAELens and ViT-Prisma do it."""
+    if how == "constant_norm_rescale":
+        rows *= rows.shape[-1] ** 0.5 / rows.norm(dim=-1, keepdim=True)
+        return
+    rows -= rows.mean(-1, keepdim=True)
+    rows /= rows.std(-1, keepdim=True) + 1e-5
+
+
 def _groups(block: np.ndarray, sae: SAE, names: np.ndarray | None) -> Iterator[tuple[int, int, torch.Tensor]]:
     """First image, number of images, and their centred patches (rows, feature), padded to a whole tile."""
     images, patches, features = block.shape
-    rows_wanted = _ROWS if isinstance(sae.activation, Threshold) else _ROWS_WHOLE
+    rows_wanted = _ROWS_WHOLE if isinstance(sae.activation, TopK) else _ROWS
     size = images_per_tile(patches, features, sae.latents, rows_wanted)
     rows = _scratch("rows", size, patches, features)
     centre = None if sae.centre is None else torch.from_numpy(sae.centre)
     for start in range(0, images, size):
         number = min(size, images - start)
         rows[:number] = torch.from_numpy(np.ascontiguousarray(block[start : start + number], dtype=np.float32))
-        if not torch.isfinite(rows[:number]).all():
-            image, patch = np.argwhere(~np.isfinite(rows[:number].numpy()).all(2))[0]
-            name = start + image if names is None else names[start + image]
-            raise DataError(
-                f"image {name}, patch {patch}: the activation is not finite (NaN or infinite), so nothing can be "
-                "scored; extract it again, in float32 if it overflowed float16"
-            )
+        _check_finite(rows[:number], start, names, "extract it again, in float32 if it overflowed float16")
+        if sae.normalisation is not None:
+            _normalise(rows, sae.normalisation)
+            _check_finite(rows[:number], start, names, f"the SAE's {sae.normalisation} divides by 0 there")
         if centre is not None:
             rows[:number] -= centre
         rows[number:] = 0
@@ -117,13 +132,33 @@ def _tiles(rows: torch.Tensor, weights: torch.Tensor) -> Iterator[tuple[int, int
         yield start, stop, torch.mm(rows, weights[start:stop].T, out=out)
 
 
-def _top(rows: torch.Tensor, sae: SAE, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Values and latents (rows, k) of each patch's k largest pre-activations."""
+def _activate(tile: torch.Tensor, bias: torch.Tensor, kept: Threshold | Gated) -> torch.Tensor:
+    """Products (..., latent) to codes, in place. Never falls as a product grows, also when rounded."""
+    if isinstance(kept, Gated):
+        closed = tile + torch.from_numpy(kept.gate) <= 0
+        tile.mul_(torch.from_numpy(kept.scale)).add_(bias)
+        return torch.threshold_(tile, 0.0, 0.0).masked_fill_(closed, 0.0)
+    tile.add_(bias)
+    if isinstance(kept.threshold, np.ndarray):
+        return tile.masked_fill_(tile <= torch.from_numpy(kept.threshold), 0.0)
+    return torch.threshold_(tile, kept.threshold, 0.0)
+
+
+def _top(rows: torch.Tensor, sae: SAE, kept: TopK) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values and latents (rows, k) of each patch's k codes that are kept."""
     bias = torch.from_numpy(sae.bias)
     whole = _scratch("whole", len(rows), sae.latents)
     for start, stop, tile in _tiles(rows, torch.from_numpy(sae.encoder)):
         torch.add(tile, bias[start:stop], out=whole[:, start:stop])
-    return whole.topk(k, dim=1, sorted=False)
+    if kept.by == "value":
+        values, latents = whole.topk(kept.k, dim=1, sorted=False)
+    elif kept.by == "magnitude":
+        latents = whole.abs().topk(kept.k, dim=1, sorted=False).indices
+        values = whole.gather(1, latents)
+    else:
+        values, latents = whole.view(len(rows), kept.k, -1).max(2)
+        latents += torch.arange(0, sae.latents, sae.latents // kept.k)
+    return (values.clamp_(min=0) if kept.relu else values), latents
 
 
 def codes(
@@ -151,26 +186,28 @@ def codes(
     out = torch.empty(images, patches, number)
     chosen = slice(None) if columns is None else columns
     weights, bias = torch.from_numpy(sae.encoder[chosen]), torch.from_numpy(sae.bias[chosen])
+    kept = sae.activation if isinstance(sae.activation, TopK) else sae.activation.take(chosen)
     with _one_thread():
         for first, count, rows in _groups(block, sae, names):
             here = out[first : first + count]
-            if isinstance(sae.activation, Threshold):
-                for start, stop, tile in _tiles(rows, weights):
-                    tile.add_(bias[start:stop])
-                    torch.threshold_(tile, sae.activation.threshold, 0.0)
-                    here[..., start:stop] = tile.view(-1, patches, stop - start)[:count]
-            else:
-                values, latents = _top(rows, sae, sae.activation.k)
+            if isinstance(kept, TopK):
+                values, latents = _top(rows, sae, kept)
                 dense = torch.zeros(len(rows), sae.latents).scatter_(1, latents, values)
                 here[:] = dense.view(-1, patches, sae.latents)[:count][..., chosen]
+                continue
+            for start, stop, tile in _tiles(rows, weights):
+                found = _activate(tile, bias[start:stop], kept.take(slice(start, stop)))
+                here[..., start:stop] = found.view(-1, patches, stop - start)[:count]
     return out.numpy()
 
 
-def _reduce_tile(tile: torch.Tensor, threshold: float, bias: torch.Tensor, want: set[str]) -> dict[str, torch.Tensor]:
+def _reduce_tile(
+    tile: torch.Tensor, bias: torch.Tensor, kept: Threshold | Gated, want: set[str]
+) -> dict[str, torch.Tensor]:
     """Reductions of products (image, patch, latent) over patches."""
-    if want == {"patch_max"}:  # rounding is monotone, so the maximum may come before bias and threshold
-        return {"patch_max": torch.threshold_(tile.amax(1).add_(bias), threshold, 0.0)}
-    torch.threshold_(tile.add_(bias), threshold, 0.0)
+    if want == {"patch_max"}:  # codes never fall as products grow, so the maximum may come first
+        return {"patch_max": _activate(tile.amax(1), bias, kept)}
+    _activate(tile, bias, kept)
     found = {}
     if "patch_sum" in want:
         found["patch_sum"] = tile.sum(1)
@@ -219,27 +256,27 @@ def reduce(block: np.ndarray, sae: SAE, want: set[str], names: np.ndarray | None
     images, patches, _ = block.shape
     types = {"patch_sum": torch.float32, "patch_max": torch.float32, "patch_argmax": torch.int32}
     out = {name: torch.empty(images, sae.latents, dtype=types[name]) for name in sorted(want)}
-    weights, bias = torch.from_numpy(sae.encoder), torch.from_numpy(sae.bias)
+    weights, bias, kept = torch.from_numpy(sae.encoder), torch.from_numpy(sae.bias), sae.activation
     with _one_thread():
         for first, count, rows in _groups(block, sae, names):
-            if isinstance(sae.activation, Threshold):
-                for start, stop, tile in _tiles(rows, weights):
-                    cube = tile.view(-1, patches, stop - start)
-                    found = _reduce_tile(cube, sae.activation.threshold, bias[start:stop], want)
-                    for name in out:
-                        out[name][first : first + count, start:stop] = found[name][:count]
-            else:
-                kept = _top(rows, sae, sae.activation.k)
-                values, latents = (part.view(-1, patches * sae.activation.k)[:count] for part in kept)
+            if isinstance(kept, TopK):
+                top = _top(rows, sae, kept)
+                values, latents = (part.view(-1, patches * kept.k)[:count] for part in top)
                 found = _reduce_top(values, latents, patches, sae.latents)
                 for name in out:
                     out[name][first : first + count] = found[name]
+                continue
+            for start, stop, tile in _tiles(rows, weights):
+                cube = tile.view(-1, patches, stop - start)
+                found = _reduce_tile(cube, bias[start:stop], kept.take(slice(start, stop)), want)
+                for name in out:
+                    out[name][first : first + count, start:stop] = found[name][:count]
     return {name: value.numpy() for name, value in out.items()}
 
 
 def seconds_per_image(sae: SAE, patches: int) -> float:
     """How long one core takes to reduce one image, from timing a sample of the encoder."""
-    part = replace(sae, encoder=sae.encoder[:LATENTS], bias=sae.bias[:LATENTS], activation=Threshold())
+    part = SAE(sae.encoder[:LATENTS], sae.bias[:LATENTS])
     block = np.ones((images_per_tile(patches, sae.width, part.latents), patches, sae.width), np.float32)
     took = []
     for _ in range(2):  # the first pays for memory and code that is not there yet

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from semprobe.cli import main
-from semprobe.sae import SAE, Activation, Threshold
+from semprobe.sae import NORMALISATIONS, SAE, Activation, Gated, Threshold, TopK
 
 DATA = Path(__file__).parent / "data"
 MODEL = "test_vit"  # of timm: three blocks of width 64, patches of 16 pixels
@@ -54,12 +55,48 @@ def make_activations(images: int = 23, patches: int = 6, features: int = 8, seed
     )
 
 
+KINDS = (
+    "relu", "threshold", "thresholds", "gated", "topk", "topk-relu", "magnitude", "groupmax", "layer_norm",
+    "constant_norm_rescale",
+)  # fmt: skip
+"""Every way to encode that an SAE of any format may have."""
+
+
+def sae_of(kind: str, latents: int = 70, features: int = 8) -> SAE:
+    rng = np.random.default_rng(7)
+    activations: dict[str, Activation] = {
+        "threshold": Threshold(0.7),
+        "thresholds": Threshold(rng.uniform(-1, 2, latents).astype(np.float32)),
+        "gated": Gated(rng.uniform(-5, 0, latents), np.exp(rng.uniform(-1, 1, latents))),
+        "topk": TopK(3),
+        "topk-relu": TopK(3, relu=True),
+        "magnitude": TopK(3, by="magnitude"),
+        "groupmax": TopK(latents // 10, by="group", relu=True),
+    }
+    sae = make_sae(latents, features, activation=activations.get(kind))
+    return replace(sae, normalisation=kind) if kind in NORMALISATIONS else sae
+
+
 def dense(x: np.ndarray, sae: SAE) -> np.ndarray:
-    """Codes in float64, written independently of the kernel; for thresholds only."""
-    centred = x.astype(np.float64) - (0 if sae.centre is None else sae.centre)
-    pre = centred @ sae.encoder.astype(np.float64).T + sae.bias
-    assert isinstance(sae.activation, Threshold)
-    return np.where(pre > sae.activation.threshold, pre, 0)
+    """Codes in float64, written independently of the kernel."""
+    x = x.astype(np.float64)
+    if sae.normalisation == "layer_norm":
+        x = (x - x.mean(-1, keepdims=True)) / (x.std(-1, ddof=1, keepdims=True) + 1e-5)
+    elif sae.normalisation == "constant_norm_rescale":
+        x = x * np.sqrt(x.shape[-1]) / np.linalg.norm(x, axis=-1, keepdims=True)
+    product = (x - (0 if sae.centre is None else sae.centre)) @ sae.encoder.astype(np.float64).T
+    pre, kept = product + sae.bias, sae.activation
+    if isinstance(kept, Threshold):
+        return np.where(pre > kept.threshold, pre, 0)
+    if isinstance(kept, Gated):
+        return np.where(product + kept.gate > 0, np.maximum(product * kept.scale + sae.bias, 0), 0)
+    if kept.by == "group":
+        groups = pre.reshape(*pre.shape[:-1], kept.k, -1)
+        found = np.where(groups == groups.max(-1, keepdims=True), groups, 0).reshape(pre.shape)
+    else:
+        order = np.abs(pre) if kept.by == "magnitude" else pre
+        found = np.where(order >= np.sort(order, -1)[..., -kept.k][..., None], pre, 0)
+    return np.maximum(found, 0) if kept.relu else found
 
 
 def draw(path: Path, colour: tuple[int, ...] = (200, 30, 30), size: tuple[int, int] = (40, 30), **save: Any) -> Path:

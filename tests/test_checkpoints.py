@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import random
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,27 +22,35 @@ from semprobe.errors import SAEError
 from semprobe.sae import SAE, Threshold, TopK
 from tests.conftest import DATA, write_saev
 
-CASES = sorted(path.name for path in (DATA / "saev").glob("sae-*"))
-ENCODED = [case for case in CASES if (DATA / "saev" / case / "f_x.npy").exists()]
+OPTIONS: dict[str, dict[str, Any]] = {
+    "overcomplete-relu": {"kind": "relu"},
+    "overcomplete-batchtopk": {"kind": "batchtopk", "threshold": 0.62},
+    "overcomplete-topk-untied": {"kind": "topk", "k": 14},
+}
+"""What the files of a library that writes no configuration do not say."""
+
+CASES = sorted([*(DATA / "saev").glob("sae-*"), *(DATA / "sae").iterdir()])
+ENCODED = [case for case in CASES if (case / "f_x.npy").exists()]
 
 
-@pytest.mark.parametrize("case", ENCODED)
-def test_golden_codes(case: str) -> None:
-    folder = DATA / "saev" / case
-    sae = semprobe.load_sae(folder / "sae.pt")
-    x, expected = np.load(folder / "x.npy"), np.load(folder / "f_x.npy")
-    np.testing.assert_allclose(sae.encode(x), expected, atol=1e-5)
-    assert ((sae.encode(x) != 0) == (expected != 0)).all()
+@pytest.mark.parametrize("case", ENCODED, ids=lambda case: case.name)
+def test_golden_codes(case: Path) -> None:
+    sae = semprobe.load_sae(case, **OPTIONS.get(case.name, {}))
+    x, expected = np.load(case / "x.npy"), np.load(case / "f_x.npy")
     blocks = xr.DataArray(x.reshape(8, 5, 16), dims=("image", "patch", "feature")).chunk(image=3)
-    codes = semprobe.encode(blocks, sae).compute().values.reshape(expected.shape)
-    np.testing.assert_allclose(codes, expected, atol=1e-5)
-    assert ((codes != 0) == (expected != 0)).all()
+    lazy = semprobe.encode(blocks, sae).compute().values.reshape(expected.shape)
+    for codes in (sae.encode(x), lazy):
+        np.testing.assert_allclose(codes, expected, atol=1e-5)
+        assert ((codes != 0) == (expected != 0)).all()
 
 
-@pytest.mark.parametrize("case", sorted(set(CASES) - set(ENCODED)))
-def test_batch_coupled_files_are_refused(case: str) -> None:
-    with pytest.raises(SAEError, match="depended on the other patches of its batch"):
-        semprobe.load_sae(DATA / "saev" / case / "sae.pt")
+def test_files_that_depended_on_the_batch_are_refused_unless_a_threshold_is_given() -> None:
+    refused = sorted(set(CASES) - set(ENCODED))
+    assert len(refused) == 3
+    for case in refused:
+        with pytest.raises(SAEError, match=r"the other patches of its batch.*--sae-threshold"):
+            semprobe.load_sae(case)
+        assert "h > 0.5" in semprobe.load_sae(case, threshold=0.5).formula
 
 
 def test_old_and_new_headers_on_the_same_weights_are_two_encoders(tmp_path: Path) -> None:
@@ -60,11 +71,13 @@ def test_old_and_new_headers_on_the_same_weights_are_two_encoders(tmp_path: Path
 def test_negative_thresholds_become_relu(tmp_path: Path) -> None:
     header = {"schema": 5, "cfg": {"activation": {"cls": "BatchTopK", "params": {"top_k": 2}}}}
     tensors = {"W_enc": torch.eye(3), "b_enc": torch.zeros(3), "b_dec": torch.zeros(3), "W_dec": torch.eye(3)}
-    for value, expected in ((-0.5, Threshold(0.0)), (0.25, Threshold(0.25))):
+    for value, expected in ((-0.5, 0.0), (0.25, 0.25)):
         with (tmp_path / "sae.pt").open("wb") as file:
             file.write(json.dumps(header).encode() + b"\n")
             torch.save({**tensors, "activation.threshold": torch.tensor(value)}, file)
-        assert semprobe.load_sae(tmp_path / "sae.pt").activation == expected
+        found = semprobe.load_sae(tmp_path / "sae.pt").activation
+        assert isinstance(found, Threshold)
+        assert found.threshold == expected
 
 
 def _native(path: Path, **about: str) -> Path:
@@ -76,18 +89,18 @@ def _native(path: Path, **about: str) -> Path:
 
 def test_own_format(tmp_path: Path) -> None:
     path = _native(
-        tmp_path / "a.safetensors", activation="threshold", threshold="0.5", subtract_b_dec="true", layer="-2"
+        tmp_path / "a.safetensors", activation="threshold", threshold="0.5", subtract_b_dec="true", layer="10"
     )
     found = semprobe.load_sae(path)
-    assert (found.width, found.latents, found.activation) == (4, 6, Threshold(0.5))
+    assert (found.width, found.latents, str(found.activation)) == (4, 6, "h where h > 0.5, else 0")
     assert found.centre is not None
-    assert found.declared == {"layer": "-2"}
+    assert found.declared == {"layer": 10}
     assert semprobe.load_sae(_native(tmp_path / "b.safetensors", activation="topk", k="2")).activation == TopK(2)
     with pytest.raises(SAEError, match="unknown activation 'gelu'"):
         semprobe.load_sae(_native(tmp_path / "c.safetensors", activation="gelu"))
     with pytest.raises(SAEError, match="expected 'true' or 'false'"):
         semprobe.load_sae(_native(tmp_path / "e.safetensors", activation="relu", subtract_b_dec="True"))
-    with pytest.raises(SAEError, match="not as that is written: KeyError"):
+    with pytest.raises(SAEError, match="not as that is written.*KeyError"):
         semprobe.load_sae(_native(tmp_path / "f.safetensors", activation="topk"))
     with pytest.raises(SAEError, match=r"g\.safetensors: the threshold is nan"):
         semprobe.load_sae(_native(tmp_path / "g.safetensors", activation="threshold", threshold="nan"))
@@ -124,7 +137,7 @@ def test_a_pickle_is_never_run(tmp_path: Path) -> None:
         (lambda data: data.replace(b'"schema": 5', b'"schema": 6', 1), "schema 6 is not known"),
         (lambda data: data.replace(b"Relu", b"Gelu", 1), "unknown activation 'Gelu'"),
         (lambda data: data.replace(b'"activation"', b'"activatiom"', 1), "unknown activation None"),
-        (lambda data: data.replace(b'{"cls": "Relu", "params": {}}', b'"Relu"', 1), "not as that is written"),
+        (lambda data: data.replace(b'{"cls": "Relu", "params": {}}', b'"Relu"', 1), "expected settings in braces"),
         (lambda data: b"hello", "not a checkpoint that semprobe knows"),
         (lambda data: b"", "not a checkpoint that semprobe knows"),
         (lambda data: b"{not json\n" + data, "not the JSON header"),
@@ -140,14 +153,14 @@ def test_damaged_and_unknown_files(tmp_path: Path, change: Any, message: str) ->
 def test_missing_and_folders(tmp_path: Path) -> None:
     with pytest.raises(SAEError, match="no such file"):
         semprobe.load_sae(tmp_path / "nowhere.pt")
-    with pytest.raises(SAEError, match="is a folder"):
+    with pytest.raises(SAEError, match="holds no file that can be an SAE"):
         semprobe.load_sae(tmp_path)
 
 
 def test_a_changed_copy_does_not_travel_as_its_file(tmp_path: Path) -> None:
     sae = semprobe.load_sae(write_saev(tmp_path / "sae.pt"))
     changed = pickle.loads(pickle.dumps(replace(sae, activation=Threshold(0.5))))
-    assert changed.activation == Threshold(0.5)
+    assert str(changed.activation) == "h where h > 0.5, else 0"
 
 
 def test_shapes_and_values_are_checked() -> None:
@@ -157,3 +170,186 @@ def test_shapes_and_values_are_checked() -> None:
         SAE(encoder=np.eye(3) * np.nan, bias=np.zeros(3))
     with pytest.raises(SAEError, match="k is 4, expected 1 to 3"):
         SAE(encoder=np.eye(3), bias=np.zeros(3), activation=TopK(4))
+
+
+# folders, options and what is beside a file
+
+
+def test_what_lies_beside_a_file_says_how_it_encodes(tmp_path: Path) -> None:
+    case = DATA / "sae" / "sae-lens-standard"
+    for given in (case, case / "cfg.json", case / "sae_weights.safetensors"):
+        assert semprobe.load_sae(given).origin == "SAELens 6.54.12, standard"
+    shutil.copy(case / "sae_weights.safetensors", tmp_path / "renamed.bin")
+    with pytest.raises(SAEError, match=r"no cfg\.json or config\.json is beside it"):
+        semprobe.load_sae(tmp_path / "renamed.bin")
+    shutil.copy(case / "cfg.json", tmp_path / "config.json")  # by content, not by name
+    assert semprobe.load_sae(tmp_path).sha256 == semprobe.load_sae(case).sha256
+
+
+def test_a_folder_of_several_is_not_guessed(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(DATA / "sae" / "eai-sparsify-topk", tmp_path / "all" / name)
+    with pytest.raises(SAEError, match="name one of them: a, b"):
+        semprobe.load_sae(tmp_path / "all")
+    shutil.rmtree(tmp_path / "all" / "b")
+    assert semprobe.load_sae(tmp_path / "all").origin == "sparsify, topk"
+    case = tmp_path / "all" / "a"
+    shutil.copy(case / "sae.safetensors", case / "other.safetensors")
+    with pytest.raises(SAEError, match=r"2 files.*other\.safetensors, sae\.safetensors"):
+        semprobe.load_sae(case)
+
+
+def test_options_are_for_files_that_do_not_say_it(tmp_path: Path) -> None:
+    case = DATA / "sae" / "overcomplete-topk-untied"
+    with pytest.raises(SAEError, match="does not say its class: give it as --sae-kind"):
+        semprobe.load_sae(case)
+    with pytest.raises(SAEError, match="does not say its k in the file: give --sae-k"):
+        semprobe.load_sae(case, kind="topk")
+    with pytest.raises(SAEError, match="k is 65, expected 1 to 64"):
+        semprobe.load_sae(case, kind="topk", k=65)
+    with pytest.raises(SAEError, match="says its k itself"):
+        semprobe.load_sae(DATA / "sae" / "sae-lens-topk", k=14)
+    sae = semprobe.load_sae(case, kind="topk", k=14)
+    assert pickle.loads(pickle.dumps(sae)).sha256 == sae.sha256
+    assert len(pickle.dumps(sae)) < 1000
+
+
+def test_other_files_of_the_same_formats(tmp_path: Path) -> None:
+    """What the golden files do not show, from the libraries' own sources."""
+    x = np.random.default_rng(0).standard_normal((7, 4)).astype(np.float32)
+    tensors = {"W_enc": torch.randn(4, 6), "b_enc": torch.randn(6), "b_dec": torch.randn(4), "W_dec": torch.randn(6, 4)}
+    product = (torch.from_numpy(x) - tensors["b_dec"]) @ tensors["W_enc"] + tensors["b_enc"]
+
+    def lens(**config: Any) -> np.ndarray:
+        (tmp_path / "cfg.json").write_text(json.dumps({"metadata": {"sae_lens_version": "6.0.0"}, **config}))
+        return semprobe.load_sae(tmp_path).encode(x)
+
+    save_file(tensors, tmp_path / "sae_weights.safetensors")
+    top = product.abs().topk(2).indices
+    signed = torch.zeros_like(product).scatter(1, top, product.gather(1, top))
+    np.testing.assert_allclose(lens(architecture="abstopk", k=2), signed, atol=1e-5)
+    unit = torch.from_numpy(x)
+    unit = unit * 2 / unit.norm(dim=1, keepdim=True)
+    scaled = torch.relu((unit - tensors["b_dec"]) @ tensors["W_enc"] + tensors["b_enc"])
+    found = lens(architecture="standard", normalize_activations="constant_norm_rescale")
+    np.testing.assert_allclose(found, scaled, atol=1e-5)
+    with pytest.raises(SAEError, match="unknown architecture 'temporal'"):
+        lens(architecture="temporal")
+    with pytest.raises(SAEError, match="apply_b_dec_to_input is 1, expected true or false"):
+        lens(architecture="standard", apply_b_dec_to_input=1)
+
+    folder = tmp_path / "groupmax"
+    folder.mkdir()
+    (folder / "cfg.json").write_text(json.dumps({"activation": "groupmax", "k": 3, "d_in": 4, "num_latents": 6}))
+    encoder = {"encoder.weight": tensors["W_enc"].T.contiguous(), "encoder.bias": tensors["b_enc"]}
+    save_file({**encoder, "W_dec": tensors["W_dec"], "b_dec": tensors["b_dec"]}, folder / "sae.safetensors")
+    values, at = torch.relu(product).unflatten(-1, (3, -1)).max(-1)
+    expected = torch.zeros_like(product).scatter(1, at + torch.arange(0, 6, 2), values)
+    np.testing.assert_allclose(semprobe.load_sae(folder).encode(x), expected, atol=1e-5)
+
+    torch.save({**encoder, "thresholds": torch.full((6,), -0.5)}, tmp_path / "jump.pt")
+    (tmp_path / "cfg.json").unlink()
+    pre = torch.relu(torch.from_numpy(x) @ tensors["W_enc"] + tensors["b_enc"])
+    with pytest.raises(SAEError, match="how it encodes is not known"):
+        semprobe.load_sae(tmp_path / "jump.pt")
+    torch.save({**encoder, "thresholds": torch.full((6,), -0.5), "dictionary._weights": torch.eye(6)[:, :4]},
+               tmp_path / "jump.pt")  # fmt: skip
+    found = semprobe.load_sae(tmp_path / "jump.pt").encode(x)
+    np.testing.assert_allclose(found, torch.where(pre >= np.exp(-0.5), pre, 0), atol=1e-5)
+
+
+def test_a_threshold_that_counts_itself() -> None:
+    """overcomplete compares with >=, all others with >."""
+    from semprobe.formats._common import at_least
+
+    value = np.float32(0.62)
+    sae = SAE(encoder=np.eye(1), bias=np.zeros(1), activation=Threshold(at_least(0.62)))
+    assert sae.encode(np.array([[value]], np.float32)) == value
+    assert SAE(encoder=np.eye(1), bias=np.zeros(1), activation=Threshold(value)).encode(np.array([[value]])) == 0
+
+
+def test_decoders_rebuild_what_was_encoded() -> None:
+    for case in ("sae-lens-topk-rescale", "sae-lens-standard-layernorm", "dictionary-learning-standard-april"):
+        sae = semprobe.load_sae(DATA / "sae" / case, decoder=True)
+        assert semprobe.load_sae(DATA / "sae" / case).decoder is None
+        x = np.load(DATA / "sae" / case / "x.npy")
+        assert sae.decode(sae.encode(x), x).shape == x.shape
+    with pytest.raises(SAEError, match="no decoder that rebuilds its input"):
+        crossing = semprobe.load_sae(DATA / "sae" / "eai-sparsify-transcoder-skip", decoder=True)
+        crossing.decode(crossing.encode(x), x)
+
+
+# damaged on purpose
+
+
+def _variants(data: bytes, number: int) -> Iterator[bytes]:
+    """A JSON text cut short, with values of other types, huge sizes, unknown keys and flipped bytes."""
+    rng = random.Random(0)
+    settings = json.loads(data)
+    strange: list[Any] = [None, True, -1, 0, 10**18, 1e400, "", "x" * 1000, [], {}, [[]], {"a": 1}, "-inf", 0.5]
+    for at in range(number):
+        if at % 3 == 0:
+            yield data[: rng.randrange(len(data))]
+        elif at % 3 == 1:
+            changed = bytearray(data)
+            for _ in range(rng.randrange(1, 5)):
+                changed[rng.randrange(len(data))] = rng.randrange(256)
+            yield bytes(changed)
+        else:
+            copy = json.loads(json.dumps(settings))
+            inside = [copy, *(one for one in copy.values() if isinstance(one, dict))]
+            for _ in range(rng.randrange(1, 4)):
+                target = rng.choice(inside)
+                key = rng.choice([*target, "unknown"])
+                target[key] = rng.choice(strange)
+            yield json.dumps(copy).encode()
+
+
+FUZZED = [case for case in CASES if case.name.startswith(("sae-schema", "sae-noschema", "sae-lens", "eai", "dict"))] + [
+    DATA / "sae" / "vit-prisma-gated"
+]
+
+
+@pytest.mark.parametrize("case", FUZZED, ids=lambda case: case.name)
+def test_damaged_settings_end_in_a_clear_error(case: Path, tmp_path: Path) -> None:
+    shutil.copytree(case, tmp_path / "sae")
+    beside = next((tmp_path / "sae" / name for name in ("cfg.json", "config.json") if (case / name).exists()), None)
+    weights = b"" if beside else (case / "sae.pt").read_bytes()
+    header, _, tensors = weights.partition(b"\n")
+    target = beside or tmp_path / "sae" / "sae.pt"
+    outcomes = set()
+    for variant in _variants(target.read_bytes() if beside else header, 500):
+        target.write_bytes(variant if beside else variant + b"\n" + tensors)
+        try:
+            semprobe.load_sae(tmp_path / "sae" if beside else target)
+            outcomes.add("read")
+        except SAEError:
+            outcomes.add("refused")
+    assert "refused" in outcomes
+    assert case not in ENCODED or "read" in outcomes
+
+
+@pytest.mark.parametrize("name", ["sae-lens-gated", "dictionary-learning-jumprelu", "vit-prisma-gated"])
+def test_damaged_weights_end_in_a_clear_error(name: str, tmp_path: Path) -> None:
+    shutil.copytree(DATA / "sae" / name, tmp_path / "sae")
+    target = next(p for p in (tmp_path / "sae").iterdir() if p.suffix in (".pt", ".safetensors"))
+    data, rng = target.read_bytes(), random.Random(0)
+    refused = 0
+    for at in range(500):
+        changed = bytearray(data if at % 2 else data[: rng.randrange(len(data))])
+        for _ in range(rng.randrange(1, 5)):
+            if changed:
+                changed[rng.randrange(min(len(changed), 1500))] = rng.randrange(256)
+        target.write_bytes(bytes(changed))
+        try:
+            semprobe.load_sae(target)
+        except SAEError:
+            refused += 1
+    assert refused > 200
+
+
+def test_sizes_that_a_file_only_claims(tmp_path: Path) -> None:
+    huge = torch.zeros(1).expand(10**6, 10**6)
+    torch.save({"encoder.final_block.0.weight": huge}, tmp_path / "sae.pt")
+    with pytest.raises(SAEError, match=r"claims shape \(1000000, 1000000\), and the file has"):
+        semprobe.load_sae(tmp_path / "sae.pt", kind="relu")

@@ -17,27 +17,14 @@ from hypothesis import strategies as st
 import semprobe
 from semprobe import kernel
 from semprobe.errors import DataError, SAEError
-from semprobe.sae import SAE, Threshold, TopK, _opened
-from tests.conftest import dense, make_activations, make_sae, write_saev
-
-KINDS = [Threshold(), Threshold(0.7), TopK(3)]
+from semprobe.sae import TopK, _opened
+from tests.conftest import KINDS, dense, make_activations, make_sae, sae_of, write_saev
 
 
-def _top(x: np.ndarray, sae: SAE) -> np.ndarray:
-    pre = (x.astype(np.float64) - sae.centre) @ sae.encoder.astype(np.float64).T + sae.bias
-    assert isinstance(sae.activation, TopK)
-    least = np.sort(pre, -1)[..., -sae.activation.k][..., None]
-    return np.where(pre >= least, pre, 0)
-
-
-def _expected(x: np.ndarray, sae: SAE) -> np.ndarray:
-    return _top(x, sae) if isinstance(sae.activation, TopK) else dense(x, sae)
-
-
-@pytest.mark.parametrize("activation", KINDS, ids=str)
-def test_codes_and_reductions_against_an_independent_product(activation: Threshold | TopK) -> None:
-    data, sae = make_activations(), make_sae(activation=activation)
-    expected = _expected(data["activations"].values, sae)
+@pytest.mark.parametrize("kind", KINDS)
+def test_codes_and_reductions_against_an_independent_product(kind: str) -> None:
+    data, sae = make_activations(), sae_of(kind)
+    expected = dense(data["activations"].values, sae)
     codes = semprobe.encode(data["activations"], sae).compute()
     np.testing.assert_allclose(codes.values, expected, atol=2e-4)
     found = semprobe.latents(data, sae, maxima=True).compute()
@@ -48,9 +35,9 @@ def test_codes_and_reductions_against_an_independent_product(activation: Thresho
     assert (found["patch_argmax"].values[~fires] == -1).all()
 
 
-@pytest.mark.parametrize("activation", KINDS, ids=str)
-def test_patch_sum_is_the_sum_of_the_codes(activation: Threshold | TopK) -> None:
-    data, sae = make_activations(), make_sae(activation=activation)
+@pytest.mark.parametrize("kind", KINDS)
+def test_patch_sum_is_the_sum_of_the_codes(kind: str) -> None:
+    data, sae = make_activations(), sae_of(kind)
     summed = semprobe.encode(data["activations"], sae).sum("patch").compute()
     fused = semprobe.patch_sum(data["activations"], sae).compute()
     np.testing.assert_allclose(fused, summed, rtol=1e-5, atol=1e-5)
@@ -67,11 +54,11 @@ def test_patch_sum_is_the_sum_of_the_codes(activation: Threshold | TopK) -> None
     patches=st.sampled_from([1, 7, 49, 100, 196]),
 )
 def test_patch_sums_are_the_same_bits_for_every_chunking(
-    cuts: list[int], start: int, workers: int, kind: Threshold | TopK, patches: int
+    cuts: list[int], start: int, workers: int, kind: str, patches: int
 ) -> None:
     """A float32 matmul's last bit can change with its shape, and a last bit decides at threshold 0."""
     images = start + sum(cuts)
-    data, sae = make_activations(images, patches=patches, features=33), make_sae(1100, 33, activation=kind)
+    data, sae = make_activations(images, patches=patches, features=33), sae_of(kind, 1100, 33)
     x = data["activations"]
     whole = semprobe.patch_sum(x.chunk(image=-1), sae).compute(scheduler="sync").values
     cut = x.isel(image=slice(start, None)).chunk(image=tuple(cuts))
@@ -130,11 +117,9 @@ def test_nothing_computes_before_it_is_asked(never_computes: None) -> None:
 
 
 @pytest.mark.parametrize("key", [[3, 7], 5, slice(60, 70), np.array([69])], ids=str)
-@pytest.mark.parametrize("activation", KINDS, ids=str)
-def test_a_few_latents_multiply_only_their_columns(
-    key: object, activation: Threshold | TopK, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data, sae = make_activations(), make_sae(activation=activation)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_few_latents_multiply_only_their_columns(key: object, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, sae = make_activations(), sae_of(kind)
     widths: list[int] = []
     product = torch.mm
 
@@ -152,7 +137,7 @@ def test_a_few_latents_multiply_only_their_columns(
     np.testing.assert_allclose(few, whole, atol=1e-5)
     assert (few["latent"].values == whole["latent"].values).all()
     wanted = 1 if isinstance(key, int) else len(np.atleast_1d(np.arange(70)[key]))  # type: ignore[index]
-    assert set(widths) == {70 if sae.signed else wanted}
+    assert set(widths) == {70 if isinstance(sae.activation, TopK) else wanted}
 
 
 def test_ordinary_xarray_on_codes() -> None:

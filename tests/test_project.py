@@ -20,10 +20,10 @@ from semprobe.vocabulary import VARIABLES
 from tools import make_docs
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = {"semprobe": "semprobe", "cli": "semprobe.cli", "stores": "semprobe.stores"}
-MODULES = {
-    path: f"{FOLDERS[path.parent.name]}.{path.stem}" for folder in FOLDERS for path in (ROOT / folder).glob("*.py")
-}
+FOLDERS = {
+    "semprobe": "semprobe", "semprobe/formats": "semprobe.formats", "cli": "semprobe.cli", "stores": "semprobe.stores",
+}  # fmt: skip
+MODULES = {path: f"{name}.{path.stem}" for folder, name in FOLDERS.items() for path in (ROOT / folder).glob("*.py")}
 
 
 def _imports(path: Path, top: bool = False) -> set[str]:
@@ -57,10 +57,11 @@ def test_torch_only_where_a_backbone_or_an_sae_runs() -> None:
 
 def test_packages_are_the_folders() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    assert settings["packages"] == ["semprobe", "semprobe.cli", "semprobe.stores"]
+    assert settings["packages"] == list(FOLDERS.values())
     assert settings["package-dir"] == {name: folder for folder, name in FOLDERS.items()}
     for folder in FOLDERS:
-        assert not [p for p in (ROOT / folder).rglob("*.py") if p.parent != ROOT / folder], "a package not in the list"
+        packages = {str(p.parent.relative_to(ROOT)) for p in (ROOT / folder).rglob("*.py")}
+        assert packages <= FOLDERS.keys(), "a package not in the list"
 
 
 def _runs(code: str) -> str:
