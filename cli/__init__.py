@@ -10,7 +10,7 @@ import click
 
 from semprobe.errors import SemprobeError
 
-COMMANDS = ("pilot", "extract", "encode", "score", "info")
+COMMANDS = ("pilot", "extract", "encode", "score", "info", "sae")
 """In the order of the pipeline; each is a module of this package with a `command`."""
 
 

@@ -19,6 +19,9 @@ import click
 from semprobe.errors import StoreError
 
 if TYPE_CHECKING:
+    import xarray as xr
+
+    from semprobe.sae import SAE
     from semprobe.stores import Place
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -46,6 +49,26 @@ def output(what: str) -> Callable[[F], F]:
         quiet,
     )
 
+
+sae_options = _options(
+    click.option("--sae-kind", help="Class of an SAE whose file does not say it: relu, topk or batchtopk."),
+    click.option("--sae-k", type=click.IntRange(1), help="Codes kept a patch, where the file does not say it."),
+    click.option("--sae-threshold", type=float, help="Threshold of the codes, where the file does not say it."),
+)
+
+
+def normalize(command: F) -> F:
+    """Option of every command that shows activations to an SAE."""
+    return click.option(
+        "--normalize",
+        default="none",
+        show_default=True,
+        metavar="none|probe|FILE",
+        help="Shift and scale activations first: by their own statistics, or those of an .npz with mean and scale.",
+    )(command)
+
+
+force = click.option("--force", is_flag=True, help="Use an SAE that declares another backbone or block; recorded.")
 
 workers = click.option("--workers", type=click.IntRange(1), help="Threads.  [default: one a core]")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
@@ -96,6 +119,80 @@ def check_apart(source: str, output: str) -> None:
 
     if Place(source).overlaps(Place(output)):
         raise click.UsageError(f"the output {output} is the input {source} or overlaps it; choose another output")
+
+
+# activations and the SAE that reads them
+
+
+def open_activations(store: str) -> xr.Dataset:
+    """A store of activations.
+
+    Raises
+    ------
+    StoreError
+        It is one of something else.
+    """
+    from semprobe.stores import open_store
+
+    data = open_store(store)
+    if "activations" not in data:
+        kind = data.attrs["semprobe_format"]["kind"]
+        raise StoreError(f"{store}: this is a store of {kind}, expected one of activations, as semprobe extract makes")
+    return data
+
+
+def load_sae(path: str, options: dict[str, Any], *, decoder: bool = False) -> SAE:
+    """An SAE, by the options of `sae_options`, which are taken out of `options`."""
+    from semprobe.checkpoints import load_sae
+
+    said = {name: options.pop(f"sae_{name}", None) for name in ("kind", "k", "threshold")}
+    return load_sae(path, decoder=decoder, **said)
+
+
+def check_declared(store: str, data: xr.Dataset, sae: SAE, force: bool) -> dict[str, Any]:
+    """Stop where the SAE declares another backbone or block; with `force` what is to be recorded of it.
+
+    Raises
+    ------
+    SAEError
+        Names both sides.
+    """
+    from semprobe.errors import SAEError
+    from semprobe.identity import mismatches
+
+    came = data.attrs.get("provenance", {})
+    differs = mismatches(came.get("backbone", {}), sae.declared)
+    if differs and not force:
+        raise SAEError(f"{store} and {sae.path} do not belong together: {'; '.join(differs)}. --force goes on")
+    for one in differs:
+        say(f"FORCED: {one}")
+    return {"forced": differs} if differs else {}
+
+
+class Normalisation:
+    """What --normalize asks for: read at once if it is a file, computed when it is needed."""
+
+    def __init__(self, how: str) -> None:
+        from semprobe.normalisation import read_statistics
+
+        self.how = how
+        self._by = None if how in ("none", "probe") else read_statistics(how)
+
+    def apply(self, data: xr.Dataset, workers: int | None, quiet: bool) -> tuple[xr.Dataset, Any]:
+        """The activations normalised, lazily, and what stores record of it."""
+        from semprobe import normalisation
+
+        if self.how == "none":
+            return data, "none"
+        by = self._by
+        if by is None:
+            number = data.sizes["image"]
+            with progress(2 * number, "statistics", quiet) as update, dask_threads(2 * number, update, workers):
+                by = normalisation.statistics(data["activations"]).compute()
+            normalisation.checked(by, "the activations")
+        shifted = normalisation.normalize(data["activations"], by)
+        kind = "probe" if self._by is None else f"file {self.how}"
+        return data.assign(activations=shifted), normalisation.describe(by, kind)
 
 
 # forecasts

@@ -19,10 +19,14 @@ if TYPE_CHECKING:
 Examples:
   semprobe encode acts.zarr --sae sae.pt -o latents.zarr
   semprobe encode acts.zarr --sae sae.pt -o latents.zarr --max --workers 8
+  semprobe encode acts.zarr --sae hf://osunlp/SAE_DINOv2_24K_ViT-B-14_IN1K --normalize probe -o latents.zarr
 """
 )
 @click.argument("store")
 @click.option("--sae", "sae_path", required=True, metavar="FILE", help="SAE checkpoint, or pilot for the embedded one.")
+@_common.sae_options
+@_common.normalize
+@_common.force
 @click.option("--max", "maxima", is_flag=True, help="Keep each image's largest code and its patch too.")
 @_common.output("Store of latents to make")
 def command(as_json: bool, **options: Any) -> None:
@@ -38,20 +42,18 @@ def command(as_json: bool, **options: Any) -> None:
         click.echo(f"{result['store']}: {result['images']} images x {result['latents']} latents")
 
 
-def open_activations(store: str, sae_path: str) -> tuple[xr.Dataset, SAE]:
-    """An activation store and the SAE for it, or the error that they do not fit."""
-    from semprobe.checkpoints import load_sae
+def open_activations(
+    store: str, sae_path: str, force: bool, options: dict[str, Any]
+) -> tuple[xr.Dataset, SAE, dict[str, Any]]:
+    """An activation store, the SAE for it, and what outputs record of both; or the error that they do not fit."""
     from semprobe.encoding import check_fit
-    from semprobe.errors import StoreError
-    from semprobe.stores import open_store
 
-    data = open_store(store)
-    if "activations" not in data:
-        kind = data.attrs["semprobe_format"]["kind"]
-        raise StoreError(f"{store}: this is a store of {kind}, expected one of activations, as semprobe extract makes")
-    sae = load_sae(sae_path)
+    data = _common.open_activations(store)
+    sae = _common.load_sae(sae_path, options)
     check_fit(data["activations"], sae)
-    return data, sae
+    forced = _common.check_declared(store, data, sae, force)
+    activations = _common.without_run(data.attrs["provenance"])
+    return data, sae, {"activations": activations, "sae": sae.describe(), **forced}
 
 
 def seconds(data: xr.Dataset, sae: SAE, workers: int | None) -> float:
@@ -65,7 +67,8 @@ def seconds(data: xr.Dataset, sae: SAE, workers: int | None) -> float:
 
 def run(
     store: str, *, sae_path: str, output: str, maxima: bool = False, overwrite: bool = False, dry_run: bool = False,
-    workers: int | None = None, as_json: bool = False, quiet: bool = False,
+    workers: int | None = None, as_json: bool = False, quiet: bool = False, normalize: str = "none",
+    force: bool = False, **options: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """The command without click; returns what it did, or nothing for a dry run."""
     from semprobe import stores
@@ -74,17 +77,17 @@ def run(
     clock = _common.Clock()
     _common.check_apart(store, output)
     stores.check_output(output, overwrite)
-    data, sae = open_activations(store, sae_path)
-    lazy = latents(data, sae, maxima=maxima)
-    images, per_image = lazy.sizes["image"], 4 * sae.latents * len(lazy.data_vars)
+    normalisation = _common.Normalisation(normalize)
+    data, sae, settings = open_activations(store, sae_path, force, options)
+    images, per_image = data.sizes["image"], 4 * sae.latents * (3 if maxima else 1)
     guess = seconds(data, sae, workers)
     place = stores.Place(output)
     size = images * per_image
     if _common.forecast(place, size, guess, "latents", dry_run=dry_run, as_json=as_json, quiet=quiet):
         return {}
-    settings = _common.provenance(
-        activations=_common.without_run(data.attrs["provenance"]), sae=sae.describe(), normalisation="none"
-    )
+    data, shifted = normalisation.apply(data, workers, quiet)
+    lazy = latents(data, sae, maxima=maxima)
+    settings = _common.provenance(**settings, normalisation=shifted)
     shard = stores.images_per_shard(per_image, images)
     writer = stores.create(output, lazy, kind="latents", shard=shard, provenance=settings, overwrite=overwrite)
     todo = writer.missing()

@@ -24,6 +24,9 @@ Examples:
 )
 @click.argument("store")
 @click.option("--sae", "sae_path", metavar="FILE", help="SAE checkpoint, or pilot; needed for activations only.")
+@_common.sae_options
+@_common.normalize
+@_common.force
 @click.option("--threshold", type=float, default=0.0, show_default=True, help="Prediction: patch sum > threshold.")
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Latents to print a concept.")
 @click.option(
@@ -56,7 +59,7 @@ def command(as_json: bool, top: int, **options: Any) -> None:
 def run(
     store: str, *, output: str, sae_path: str | None = None, threshold: float = 0.0, random: int = 1000, seed: int = 0,
     overwrite: bool = False, dry_run: bool = False, workers: int | None = None, as_json: bool = False,
-    quiet: bool = False,
+    quiet: bool = False, normalize: str = "none", force: bool = False, **options: Any,
 ) -> tuple[xr.Dataset | None, dict[str, Any]]:  # fmt: skip
     """The command without click; returns the scores and what was done, or None for a dry run."""
     from semprobe import stores
@@ -65,11 +68,17 @@ def run(
     clock = _common.Clock()
     _common.check_apart(store, output)
     stores.check_output(output, overwrite)
-    data, sae, guess, settings = _inputs(store, sae_path, workers)
+    normalisation = _common.Normalisation(normalize)
+    if sae_path is None and (force or normalize != "none" or any(value is not None for value in options.values())):
+        raise click.UsageError("--normalize, --force and the --sae options are for activations and need --sae")
+    data, sae, guess, settings = _inputs(store, sae_path, workers, force, options)
     place = stores.Place(output)
-    lazy = score(data, sae=sae, threshold=threshold, random=random, seed=seed)
-    if _common.forecast(place, lazy.nbytes, guess, "scores", dry_run=dry_run, as_json=as_json, quiet=quiet):
+    size = score(data, sae=sae, threshold=threshold, random=random, seed=seed).nbytes
+    if _common.forecast(place, size, guess, "scores", dry_run=dry_run, as_json=as_json, quiet=quiet):
         return None, {}
+    if sae is not None:
+        data, settings["normalisation"] = normalisation.apply(data, workers, quiet)
+    lazy = score(data, sae=sae, threshold=threshold, random=random, seed=seed)
     images = data.sizes["image"]
     with _common.progress(images, "scoring", quiet) as update, _common.dask_threads(images, update, workers):
         scores = lazy.compute()
@@ -82,7 +91,7 @@ def run(
 
 
 def _inputs(
-    store: str, sae_path: str | None, workers: int | None
+    store: str, sae_path: str | None, workers: int | None, force: bool, options: dict[str, Any]
 ) -> tuple[xr.Dataset, SAE | None, float, dict[str, Any]]:
     """The store, the SAE, the seconds that one pass may take, and where it all came from."""
     from semprobe import stores
@@ -90,9 +99,7 @@ def _inputs(
     from semprobe.errors import StoreError
 
     if sae_path is not None:
-        data, sae = open_activations(store, sae_path)
-        activations = _common.without_run(data.attrs["provenance"])
-        settings = {"activations": activations, "sae": sae.describe(), "normalisation": "none"}
+        data, sae, settings = open_activations(store, sae_path, force, options)
         return data, sae, seconds(data, sae, workers), settings
     data = stores.open_store(store)
     if "activations" in data:

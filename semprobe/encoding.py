@@ -22,6 +22,23 @@ _DIMS = ("image", "patch", "feature")
 _BLOCK = 16  # images, where the activations do not come in blocks already
 
 
+def check_activations(activations: xr.DataArray) -> None:
+    """Make sure that these are activations.
+
+    Raises
+    ------
+    DataError
+        Other dims, or not a float dtype.
+    """
+    if not isinstance(activations, xr.DataArray) or set(activations.dims) != set(_DIMS):
+        found = f"dims {activations.dims}" if isinstance(activations, xr.DataArray) else type(activations).__name__
+        raise DataError(f"found {found}, expected a DataArray of activations with dims {_DIMS}")
+    if not all(activations.shape):
+        raise DataError(f"activations have shape {activations.shape}: there is nothing to encode")
+    if activations.dtype.kind != "f":
+        raise DataError(f"activations have dtype {activations.dtype}, expected a float one")
+
+
 def check_fit(activations: xr.DataArray, sae: SAE) -> None:
     """Make sure that an SAE can read these activations.
 
@@ -32,13 +49,7 @@ def check_fit(activations: xr.DataArray, sae: SAE) -> None:
     SAEError
         Another number of features.
     """
-    if not isinstance(activations, xr.DataArray) or set(activations.dims) != set(_DIMS):
-        found = f"dims {activations.dims}" if isinstance(activations, xr.DataArray) else type(activations).__name__
-        raise DataError(f"found {found}, expected a DataArray of activations with dims {_DIMS}")
-    if not all(activations.shape):
-        raise DataError(f"activations have shape {activations.shape}: there is nothing to encode")
-    if activations.dtype.kind != "f":
-        raise DataError(f"activations have dtype {activations.dtype}, expected a float one")
+    check_activations(activations)
     if activations.sizes["feature"] != sae.width:
         raise SAEError(
             f"{sae.path or 'the SAE'} reads {sae.width} features, and these activations have "
@@ -46,9 +57,15 @@ def check_fit(activations: xr.DataArray, sae: SAE) -> None:
         )
 
 
-def _checked(activations: xr.DataArray, sae: SAE) -> da.Array:
-    """The activations as dask blocks of whole images."""
-    check_fit(activations, sae)
+def blocks_of(activations: xr.DataArray) -> da.Array:
+    """The activations as dask blocks of whole images: (image, patch, feature).
+
+    Raises
+    ------
+    DataError
+        Other dims, or not a float dtype.
+    """
+    check_activations(activations)
     ordered = activations.transpose(*_DIMS)
     if ordered.chunks is None:
         return da.from_array(ordered.data, chunks=(_BLOCK, -1, -1))
@@ -146,7 +163,8 @@ def encode(activations: xr.DataArray, sae: SAE) -> xr.DataArray:
     DataError
         Other dims; when computed, an activation that is not finite, named by image and patch.
     """
-    blocks = _checked(activations, sae)
+    check_fit(activations, sae)
+    blocks = blocks_of(activations)
     data = _Codes.build(blocks, _names(activations, blocks), sae, None)
     coords = {**_coords(activations, "image", "patch"), "latent": np.arange(sae.latents)}
     described = {"description": "code of the latent at the patch", "sae": sae.sha256}
@@ -175,7 +193,8 @@ def reductions(activations: xr.DataArray, sae: SAE, names: tuple[str, ...]) -> x
     SAEError, DataError
         As :func:`encode`.
     """
-    blocks = _checked(activations, sae)
+    check_fit(activations, sae)
+    blocks = blocks_of(activations)
     shape = (blocks.chunks[0], (sae.latents,))
     parts = da.blockwise(
         _block_reduce, "il", blocks, "ipf", _names(activations, blocks), "i",

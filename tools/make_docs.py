@@ -1,4 +1,4 @@
-"""Write the generated parts of the docs: the CLI reference and the tables of the store format.
+"""Write the generated parts of the docs: the CLI reference, the tables of the store format and of published SAEs.
 
 python tools/make_docs.py
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from semprobe.cli import COMMANDS, main
+from semprobe.hub import PUBLISHED
 from semprobe.stores import REQUIRED
 from semprobe.vocabulary import DIMS, VARIABLES
 
@@ -39,14 +40,29 @@ def tables() -> str:
     return "\n".join(lines)
 
 
+def published() -> str:
+    """SAEs with a short name."""
+    lines = [
+        "| name | address | backbone | block | tokens | normalisation | uncertain |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [f"| {name} | {' | '.join(map(str, one))} |" for name, one in PUBLISHED.items()]
+    return "\n".join(lines)
+
+
+def _filled(page: Path, part: str) -> str:
+    """A page with its generated part as it should be."""
+    head, begin, rest = page.read_text().partition("<!-- generated -->\n")
+    _, end, tail = rest.partition("<!-- end -->\n")
+    assert begin, f"{page} has lost its marks"
+    assert end, f"{page} has lost its marks"
+    return f"{head}{begin}{part}\n{end}{tail}"
+
+
 def pages() -> dict[Path, str]:
     """Every page with a generated part, as it should be."""
-    form = DOCS / "store-format.md"
-    head, begin, rest = form.read_text().partition("<!-- generated -->\n")
-    _, end, tail = rest.partition("<!-- end -->\n")
-    assert begin, f"{form} has lost its marks"
-    assert end, f"{form} has lost its marks"
-    return {DOCS / "cli.md": cli_page(), form: f"{head}{begin}{tables()}\n{end}{tail}"}
+    form, loads = DOCS / "store-format.md", DOCS / "what-loads.md"
+    return {DOCS / "cli.md": cli_page(), form: _filled(form, tables()), loads: _filled(loads, published())}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,157 @@
+"""Shift and scale activations before an SAE reads them, for SAEs that were trained so and do not say it.
+
+saev's loader did this from November 2024 to July 2025, with statistics of whatever activations it had opened. No file
+says whether an SAE needs it; :func:`semprobe.fit.measure_fit` settles it by explained variance.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from dask.graph_manipulation import clone
+
+from semprobe.encoding import blocks_of
+from semprobe.errors import DataError
+
+CLAMP = 1e5
+"""Activations are cut off at plus and minus this first, as saev does."""
+
+_TOGETHER = 1024  # images whose sums are added in one step, whatever the chunks: the order of a sum shows in its bits
+
+
+def _clamped(block: np.ndarray) -> np.ndarray:
+    return np.clip(block.astype(np.float32, copy=False), -CLAMP, CLAMP)
+
+
+def _sums(block: np.ndarray) -> np.ndarray:
+    return _clamped(block).sum(1, dtype=np.float64)
+
+
+def _lengths(block: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Each image's sum over patches of the distance to the mean."""
+    return np.linalg.norm(_clamped(block) - mean, axis=-1).sum(1, dtype=np.float64)
+
+
+def _total(parts: da.Array) -> da.Array:
+    return parts.rechunk({0: _TOGETHER}).sum(0)
+
+
+def statistics(activations: xr.DataArray) -> xr.Dataset:
+    """Mean over patches, and mean distance to it, lazily: two passes, in memory that does not grow with images.
+
+    ``mean_f = mean over patches of x_f`` and ``scale = mean over patches of |x - mean| / sqrt(features)``, of
+    activations cut off at plus and minus `CLAMP`. The same bits however the activations are cut into chunks.
+
+    Parameters
+    ----------
+    activations
+        (image, patch, feature) float.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``mean`` (feature) and ``scale`` (), float32, lazy.
+
+    Raises
+    ------
+    DataError
+        Other dims.
+    """
+    x = blocks_of(activations)
+    number, patches, features = x.shape
+    first, second = clone(x), clone(x)  # else chunks of the first pass would stay in memory for the next
+    sums = da.map_blocks(_sums, first, drop_axis=1, dtype=np.float64, meta=np.empty((0, 0)))
+    mean = (_total(sums) / (number * patches)).astype(np.float32)
+    lengths = da.blockwise(
+        _lengths, "i", second, "ipf", mean, "f", concatenate=True, dtype=np.float64, meta=np.empty(0)
+    )
+    scale = (_total(lengths) / (number * patches) / np.sqrt(features)).astype(np.float32)
+    return xr.Dataset({"mean": ("feature", mean), "scale": ((), scale)})
+
+
+def _shifted(block: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    found = _clamped(block)
+    found -= mean
+    found /= scale
+    return found
+
+
+def normalize(activations: xr.DataArray, by: xr.Dataset) -> xr.DataArray:
+    """``(clip(x, -1e5, 1e5) - mean) / scale``, lazily.
+
+    Parameters
+    ----------
+    activations
+        (image, patch, feature) float.
+    by
+        ``mean`` (feature) and ``scale`` (), of :func:`statistics` or :func:`read_statistics`.
+
+    Returns
+    -------
+    xarray.DataArray
+        (image, patch, feature) float32, lazy, with the coordinates of the input.
+
+    Raises
+    ------
+    DataError
+        Other dims, or statistics of another number of features.
+    """
+    x = blocks_of(activations)
+    if by["mean"].shape != x.shape[2:]:
+        raise DataError(f"the statistics are of {by['mean'].size} features, the activations have {x.shape[2]}")
+    mean, scale = da.asarray(by["mean"].data), da.asarray(by["scale"].data)
+    shifted = da.blockwise(
+        _shifted, "ipf", x, "ipf", mean, "f", scale, "", concatenate=True, dtype=np.float32,
+        meta=np.empty((0, 0, 0), np.float32),
+    )  # fmt: skip
+    return activations.transpose("image", "patch", "feature").copy(data=shifted)
+
+
+def read_statistics(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Statistics from an .npz file with ``mean`` (feature) and ``scale`` (), such as those of ImageNet activations.
+
+    Raises
+    ------
+    DataError
+        Nothing there, another kind of file, or numbers that can't be divided by.
+    """
+    try:
+        with np.load(Path(path), allow_pickle=False) as file:
+            mean, scale = np.asarray(file["mean"], np.float32), np.asarray(file["scale"], np.float32)
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: can't be read as an .npz file with mean and scale ({error})") from error
+    if scale.size != 1:
+        raise DataError(f"{path}: scale has shape {scale.shape}, expected one number")
+    return checked(xr.Dataset({"mean": ("feature", mean.reshape(-1)), "scale": ((), scale.reshape(()))}), str(path))
+
+
+def checked(found: xr.Dataset, where: str) -> xr.Dataset:
+    """Statistics in memory, after making sure that they are finite and that the scale is above 0.
+
+    Raises
+    ------
+    DataError
+        They are not; `where` is named.
+    """
+    if not (np.isfinite(found["mean"].values).all() and 0 < float(found["scale"]) < np.inf):
+        raise DataError(
+            f"{where}: the mean is not finite, or the scale {float(found['scale']):g} is not above 0, so nothing can "
+            "be normalised by them; are the activations all the same, or NaN?"
+        )
+    return found
+
+
+def describe(by: xr.Dataset, kind: str) -> dict[str, Any]:
+    """What stores record of a normalisation."""
+    mean = np.ascontiguousarray(by["mean"].values, np.float32)
+    return {
+        "kind": kind, "clamp": CLAMP, "scale": float(by["scale"]),
+        "mean_sha256": hashlib.sha256(mean.tobytes()).hexdigest(),
+    }  # fmt: skip
