@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from semprobe.cli import _common
+from semprobe.transforms import LIKE, VARIANTS
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -14,16 +15,25 @@ if TYPE_CHECKING:
     from semprobe.backbones import Backbone
 
 
+_LIKE_HELP = (
+    "Transform pictures as another project did, in place of the model's own way. saev: as saev did for this model, "
+    f"CLIP or DINOv2. {'. '.join(f'{name}: {variant.text}' for name, variant in VARIANTS.items())}."
+)
+
+
 @click.command(
     epilog="""\b
 Examples:
   semprobe extract images/ -o acts.zarr --model clip-vit-b16
   semprobe extract study.csv -o acts.zarr --model vit_small_patch16_224 --on-error skip
+  semprobe extract images/ -o acts.zarr --model clip-vit-b16-gelu --like saev
   semprobe extract images/ -o 'acts-{layer}.zarr' --model dinov2-vit-b14-reg --layer 6 --layer -2 --cls
 """
 )
 @click.argument("images", type=click.Path(exists=True))
-@click.option("--model", required=True, help="A timm ViT, or clip-vit-b16, dinov2-vit-b14-reg, pilot.")
+@click.option(
+    "--model", required=True, help="A timm ViT, or clip-vit-b16, clip-vit-b16-gelu, dinov2-vit-b14-reg, pilot."
+)
 @click.option(
     "--layer",
     "layers",
@@ -41,6 +51,7 @@ Examples:
 @click.option("--crop-pct", type=float, help="Share of the resized picture that is kept.  [default: the model's]")
 @click.option("--crop-mode", type=click.Choice(["center", "squash", "border"]), help="[default: the model's]")
 @click.option("--interpolation", type=click.Choice(["bilinear", "bicubic"]), help="[default: the model's]")
+@click.option("--like", type=click.Choice(LIKE), help=_LIKE_HELP)
 @click.option("--cls", is_flag=True, help="Keep the class token too.")
 @click.option(
     "--dtype",
@@ -76,9 +87,9 @@ def command(images: str, as_json: bool, quiet: bool, **options: Any) -> None:
 def run(
     images: str, *, output: str, model: str, layers: tuple[int, ...] = (-2,), weights: str | None = None,
     random_weights: int | None = None, size: int | None = None, crop_pct: float | None = None,
-    crop_mode: str | None = None, interpolation: str | None = None, cls: bool = False, dtype: str = "float32",
-    batch: int = 8, device: str = "cpu", on_error: str = "stop", overwrite: bool = False, dry_run: bool = False,
-    workers: int | None = None, as_json: bool = False, quiet: bool = False,
+    crop_mode: str | None = None, interpolation: str | None = None, like: str | None = None, cls: bool = False,
+    dtype: str = "float32", batch: int = 8, device: str = "cpu", on_error: str = "stop", overwrite: bool = False,
+    dry_run: bool = False, workers: int | None = None, as_json: bool = False, quiet: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """The command without click; returns what it did, or nothing for a dry run."""
     if weights is not None and random_weights is not None:
@@ -97,7 +108,7 @@ def run(
 
     backbone = load_backbone(
         model, layers=layers, weights=weights, random_weights=random_weights, size=size, crop_pct=crop_pct,
-        crop_mode=crop_mode, interpolation=interpolation, device=device,
+        crop_mode=crop_mode, interpolation=interpolation, like=like, device=device,
     )  # fmt: skip
     if random_weights is not None:
         _common.say(f"RANDOM WEIGHTS (seed {random_weights}): the activations mean nothing; for trying things out only")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import math
 import os
 import pickle
 import sys
@@ -16,19 +15,20 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from PIL import Image
-from timm.data import create_transform, resolve_model_data_config
+from timm.data import resolve_model_data_config
 from timm.layers import PatchEmbed
 from timm.models.beit import Beit
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 
 from semprobe.errors import BackboneError
+from semprobe.transforms import Transform, like_settings, make_transform
 
 DEFAULT_LAYER = -2
 
 SHORT_NAMES: dict[str, tuple[str, int | None]] = {
     "clip-vit-b16": ("vit_base_patch16_clip_quickgelu_224.openai", None),
+    "clip-vit-b16-gelu": ("vit_base_patch16_clip_224.openai", None),
     "dinov2-vit-b14-reg": ("vit_base_patch14_reg4_dinov2.lvd142m", 224),
     "pilot": ("pilot", None),
 }
@@ -117,79 +117,6 @@ def weights_sha256(model: torch.nn.Module) -> str:
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-# transform and geometry
-
-
-def _centre(length: int, wanted: int) -> int:
-    """Where a centred crop begins; below 0 where it pads, with the odd pixel after the picture."""
-    return round((length - wanted) / 2) if length >= wanted else -((wanted - length) // 2)
-
-
-@dataclass(frozen=True)
-class Transform:
-    """How a picture becomes the model's input, in timm's words; every number is recorded in the store."""
-
-    size: tuple[int, int]
-    crop_pct: float
-    crop_mode: str
-    interpolation: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def describe(self) -> dict[str, Any]:
-        """What stores record of it."""
-        return {
-            "size": list(self.size), "crop_pct": self.crop_pct, "crop_mode": self.crop_mode,
-            "interpolation": self.interpolation, "mean": list(self.mean), "std": list(self.std), "alpha": "on white",
-        }  # fmt: skip
-
-    def pipeline(self) -> Callable[[Image.Image], torch.Tensor]:
-        """timm's own evaluation transform."""
-        found: Callable[[Image.Image], torch.Tensor] = create_transform(
-            input_size=(3, *self.size), crop_pct=self.crop_pct, crop_mode=self.crop_mode,
-            interpolation=self.interpolation, mean=self.mean, std=self.std, is_training=False,
-        )  # fmt: skip
-        return found
-
-    def _resized(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height after resizing, before cropping: the rounding of torchvision and timm."""
-        high, wide = (math.floor(edge / self.crop_pct) for edge in self.size)
-        if self.crop_mode == "squash":
-            return wide, high
-        if self.crop_mode == "center" and high == wide:
-            short, long = min(width, height), max(width, height)
-            other = int(high * long / short)
-            return (high, other) if width <= height else (other, high)
-        ratios = (height / high, width / wide)
-        ratio = max(ratios) if self.crop_mode == "border" else min(ratios)
-        return round(width / ratio), round(height / ratio)
-
-    def resized_pixels(self, width: int, height: int) -> int:
-        """Pixels of the resized picture before it is cropped; many for a very long one."""
-        wide, high = self._resized(width, height)
-        return wide * high
-
-    def crop(self, width: int, height: int, covered: tuple[int, int]) -> tuple[float, float, float, float]:
-        """Rectangle of the picture that the patches cover.
-
-        Parameters
-        ----------
-        width, height
-            Of the picture, after EXIF rotation.
-        covered
-            Height and width in pixels of the model's input that its patches cover.
-
-        Returns
-        -------
-        tuple of float
-            Left, top, right, bottom in pixels of the picture; outside of it where the model pads.
-        """
-        new_width, new_height = self._resized(width, height)
-        left, top = _centre(new_width, self.size[1]), _centre(new_height, self.size[0])
-        across, down = width / new_width, height / new_height
-        return left * across, top * down, (left + covered[1]) * across, (top + covered[0]) * down
 
 
 # the backbone
@@ -304,18 +231,6 @@ def resolve_layer(layer: int, depth: int, name: str) -> int:
     return layer % depth
 
 
-def _transform(config: dict[str, Any], **changes: Any) -> Transform:
-    changes = {key: value for key, value in changes.items() if value is not None}
-    merged = {**config, **changes}
-    if not 0.05 <= merged["crop_pct"] <= 1:
-        raise BackboneError(f"crop_pct is {merged['crop_pct']}, expected 0.05 to 1")
-    height, width = merged["input_size"][1:]
-    return Transform(
-        (height, width), float(merged["crop_pct"]), merged.get("crop_mode") or "center", merged["interpolation"],
-        tuple(map(float, merged["mean"])), tuple(map(float, merged["std"])),
-    )  # fmt: skip
-
-
 def _put_on(model: torch.nn.Module, device: str) -> torch.nn.Module:
     try:
         return model.to(device)
@@ -333,6 +248,7 @@ def load_backbone(
     crop_pct: float | None = None,
     crop_mode: str | None = None,
     interpolation: str | None = None,
+    like: str | None = None,
     device: str = "cpu",
 ) -> Backbone:
     """Make a backbone ready to read.
@@ -351,16 +267,22 @@ def load_backbone(
     size, crop_pct, crop_mode, interpolation
         Changes to the model's own transform: edge in pixels, timm's crop share, ``center``, ``squash`` or ``border``,
         and ``bilinear`` or ``bicubic``.
+    like
+        The transform of another project in place of the model's own: a name of ``semprobe.transforms.LIKE``. A change
+        that contradicts it is an error.
     device
         Where torch runs it.
 
     Raises
     ------
     BackboneError
-        An unknown model, one that is no plain vision transformer, a layer it lacks, or weights that do not fit.
+        An unknown model, one that is no plain vision transformer, a layer it lacks, weights that do not fit, or a
+        transform that contradicts itself.
     """
     timm_name, default_size = SHORT_NAMES.get(name, (name, None))
-    edge = size if size is not None else default_size
+    changes = {"size": size, "crop_pct": crop_pct, "crop_mode": crop_mode, "interpolation": interpolation}
+    settings = like_settings(like, timm_name, changes)
+    edge = settings.get("size", default_size)
     pretrained = weights is None and random_weights is None
     with torch.random.fork_rng():
         torch.manual_seed(random_weights or 0)
@@ -378,7 +300,7 @@ def load_backbone(
     source = "pretrained" if pretrained else f"random, seed {random_weights}" if weights is None else Path(weights).name
     if edge is not None:
         config["input_size"] = (3, edge, edge)
-    transform = _transform(config, crop_pct=crop_pct, crop_mode=crop_mode, interpolation=interpolation)
+    transform = make_transform(config, settings)
     patch_pixels = tuple(model.patch_embed.patch_size)  # type: ignore[union-attr,arg-type]
     embed: Any = model.patch_embed
     uneven = any(edge % pixels for edge, pixels in zip(transform.size, patch_pixels, strict=True))

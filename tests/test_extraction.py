@@ -17,9 +17,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from semprobe import backbones, extraction, stores
-from semprobe.backbones import Backbone, Transform, load_backbone
+from semprobe.backbones import Backbone, load_backbone
 from semprobe.errors import BackboneError, DataError, ImagesError, StoreIncomplete, UnreadableImage
 from semprobe.images import find_images
+from semprobe.transforms import Transform
 from tests.conftest import MODEL, draw
 
 
