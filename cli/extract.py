@@ -43,7 +43,11 @@ Examples:
     show_default=True,
     help="Block whose output is kept; negative counts from the end. Give several, with {layer} in the output.",
 )
-@click.option("--weights", type=click.Path(exists=True, dir_okay=False), help="Local checkpoint for the model.")
+@click.option(
+    "--weights",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Local checkpoint for the model: of timm, open_clip or DINOv2.",
+)
 @click.option(
     "--random-weights", type=click.IntRange(0, 2**63 - 1), metavar="SEED", help="Random weights, for trying things out."
 )

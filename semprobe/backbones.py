@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import os
-import pickle
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +19,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from semprobe.errors import BackboneError
 from semprobe.transforms import Transform, like_settings, make_transform
+from semprobe.weights import put_weights, read_weights, weights_sha256
 
 DEFAULT_LAYER = -2
 
@@ -52,71 +49,9 @@ def pilot_vit(path: str | os.PathLike[str] | None = None) -> VisionTransformer:
     """The embedded backbone, with weights from a safetensors file, or untrained."""
     model = VisionTransformer(**PILOT)
     if path is not None:
-        state = read_weights(Path(path))
+        state = read_weights(path)
         model.load_state_dict({name: value.float() for name, value in state.items()})
     return model.eval()
-
-
-# weights
-
-
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """A state dict from a safetensors file or a torch file without code in it.
-
-    Raises
-    ------
-    BackboneError
-        Nothing there, damaged, or a pickle that would run code.
-    """
-    if not path.is_file():
-        raise BackboneError(f"{path}: there is no such weights file")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return dict(load_file(path))
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise BackboneError(
-            f"{path}: is no checkpoint, or one whose pickle would run code, which is refused; save a state dict"
-        ) from error
-    except Exception as error:
-        raise BackboneError(f"{path}: the weights can't be read ({error})") from error
-    for key in ("state_dict", "model", "teacher"):
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    if not isinstance(found, dict):
-        raise BackboneError(f"{path}: found a {type(found).__name__}, expected a state dict")
-    tensors = {name.removeprefix("module."): value for name, value in found.items() if torch.is_tensor(value)}
-    if not tensors:
-        raise BackboneError(f"{path}: holds no tensors")
-    return tensors
-
-
-def _put_weights(model: torch.nn.Module, path: Path) -> None:
-    """Load a local checkpoint with timm's own conversion; every weight of the model must be in it."""
-    state = read_weights(path)
-    convert: Callable[..., Any] | None = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    try:
-        converted = convert(state, model) if convert else state
-        result = model.load_state_dict(converted, strict=False)
-    except Exception as error:
-        raise BackboneError(f"{path}: these weights do not fit the model: {str(error).splitlines()[0]}") from error
-    extra = [k for k in result.unexpected_keys if not k.startswith(("head", "fc_norm", "attn_pool", "head_dist"))]
-    if result.missing_keys or extra:
-        raise BackboneError(
-            f"{path}: these weights do not fit the model: {len(result.missing_keys)} are missing "
-            f"({', '.join(result.missing_keys[:3])}), {len(extra)} are not known ({', '.join(extra[:3])})"
-        )
-
-
-def weights_sha256(model: torch.nn.Module) -> str:
-    """Hash of all weights, by name, shape and value."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 # the backbone
@@ -260,7 +195,7 @@ def load_backbone(
     layers
         Blocks whose output is read; negative ones count from the end.
     weights
-        Local checkpoint, in timm's naming or any that timm's own conversion for the model understands.
+        Local checkpoint, as :func:`semprobe.weights.put_weights` reads it: of timm, open_clip or DINOv2.
     random_weights
         Seed of random weights, for trying things out. At most one of the two; otherwise timm loads the weights that
         the name stands for.
@@ -296,7 +231,7 @@ def load_backbone(
             _check_kind(model, name)
             config = resolve_model_data_config(model)
     if weights is not None:
-        _put_weights(model, Path(weights))
+        put_weights(model, weights)
     source = "pretrained" if pretrained else f"random, seed {random_weights}" if weights is None else Path(weights).name
     if edge is not None:
         config["input_size"] = (3, edge, edge)

@@ -1,4 +1,4 @@
-"""The same numbers as the originals: their transforms, next to their own code."""
+"""The same numbers as the originals: their transforms and their checkpoints, next to their own code."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ import torch
 import torchvision.transforms as v1
 from click.testing import Result
 from PIL import Image
+from safetensors.torch import save_file
 from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer
+from torch.nn import functional
 from torchvision.transforms import v2
 
-from semprobe import stores
-from semprobe.backbones import load_backbone
+from semprobe import extraction, stores
+from semprobe.backbones import Backbone, load_backbone
 from semprobe.errors import BackboneError
+from semprobe.images import find_images
 from semprobe.transforms import VARIANTS, like_settings, make_transform
+from tests.conftest import draw
 
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -166,3 +170,173 @@ def test_like_is_recorded(pictures: Path, tmp_path: Path, run: Callable[..., Res
         code=1,
     )  # fmt: skip
     assert "leave one of the two out" in refused.stderr
+
+
+# open_clip
+
+
+def _clip(quick: bool, **vision: Any) -> open_clip.CLIP:
+    """A small CLIP of open_clip, with weights large enough that its activations matter."""
+    torch.manual_seed(3)
+    seen = {"layers": 3, "width": 64, "head_width": 32, "patch_size": 16, "image_size": 224, **vision}
+    text = {"context_length": 8, "vocab_size": 50, "width": 32, "heads": 2, "layers": 1}
+    model = open_clip.CLIP(32, seen, text, quick_gelu=quick)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.1 * torch.randn_like(weight)
+    return model.eval()
+
+
+@torch.inference_mode()
+def _hooked(model: open_clip.CLIP, files: list[str]) -> list[torch.Tensor]:
+    """What every block of open_clip gives for pictures that open_clip's own transform prepared."""
+    found: list[torch.Tensor] = []
+    blocks = model.visual.transformer.resblocks
+    hooks = [block.register_forward_hook(lambda module, given, out: found.append(out)) for block in blocks]
+    prepare = open_clip.image_transform(224, is_train=False, mean=OPENAI_MEAN, std=OPENAI_STD)
+    model.encode_image(torch.stack([prepare(Image.open(file)) for file in files]))
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def _difference(one: Backbone, model: open_clip.CLIP, folder: Path) -> float:
+    """Largest difference of all blocks, relative to the largest value of each."""
+    for at, size in enumerate([(301, 200), (99, 140), (224, 225)]):
+        draw(folder / f"{at}.{'jpg' if at else 'png'}", (90 * at, 40, 200), size)
+    images = extraction.inspect_images(find_images(folder))
+    ours = extraction.run_batch(one, images, 0, 3)
+    theirs = _hooked(model, images["file"].values.tolist())
+    worst = 0.0
+    for layer, expected in enumerate(theirs):
+        patches, cls = ours[layer]
+        assert cls is not None
+        found = np.concatenate([cls[:, None], patches], 1)
+        worst = max(worst, float(abs(found - expected.numpy()).max() / abs(expected).max()))
+    return worst
+
+
+def _save_plain(state: dict[str, Any], folder: Path) -> Path:
+    torch.save(state, folder / "weights.pt")
+    return folder / "weights.pt"
+
+
+def _save_training(state: dict[str, Any], folder: Path) -> Path:
+    wrapped = {"epoch": 3, "name": "run", "state_dict": {f"module.{name}": value for name, value in state.items()}}
+    torch.save(wrapped, folder / "epoch_3.safetensors")  # a name that lies: only the content counts
+    return folder / "epoch_3.safetensors"
+
+
+def _save_safetensors(state: dict[str, Any], folder: Path) -> Path:
+    save_file({name: value.contiguous() for name, value in state.items()}, folder / "open_clip_model.bin")
+    return folder / "open_clip_model.bin"
+
+
+@pytest.mark.parametrize("save", [_save_plain, _save_training, _save_safetensors])
+@pytest.mark.parametrize(("name", "quick"), [(GELU, False), (QUICKGELU, True)])
+def test_blocks_of_open_clip(save: Callable[..., Path], name: str, quick: bool, tmp_path: Path) -> None:
+    model = _clip(quick)
+    state = model.state_dict()
+    assert {"logit_scale", "text_projection", "visual.proj", "token_embedding.weight"} <= set(state)
+    one = load_backbone(name, weights=save(state, tmp_path), like="saev", layers=(0, 1, 2))
+    assert _difference(one, model, tmp_path / "pictures") < 1e-4
+
+
+def test_gelu_for_quickgelu_is_another_model(tmp_path: Path) -> None:
+    model = _clip(quick=True)
+    one = load_backbone(GELU, weights=_save_plain(model.state_dict(), tmp_path), like="saev", layers=(0, 1, 2))
+    assert _difference(one, model, tmp_path / "pictures") > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("vision", "message"),
+    [
+        ({"patch_size": 32}, r"found visual.conv1.weight of shape \(64, 3, 32, 32\), expected \(64, 3, 16, 16\)"),
+        ({"width": 96}, r"found visual.conv1.weight of shape \(96, 3, 16, 16\)"),
+        ({"layers": 4}, r"0 are missing \(\), 12 are not known \(blocks.3"),
+        ({"layers": 2}, r"12 are missing \(blocks.2"),
+        ({"mlp_ratio": 3.0}, r"found blocks.0.mlp.fc1.weight of shape \(192, 64\), expected \(256, 64\)"),
+    ],
+)
+def test_another_clip_is_refused(vision: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = _save_plain(_clip(False, **vision).state_dict(), tmp_path)
+    with pytest.raises(BackboneError, match=rf"weights\.pt: .* do not fit the model: {message}.*choose the model"):
+        load_backbone(GELU, weights=path)
+
+
+# DINOv2
+
+
+def _hub(model: VisionTransformer) -> dict[str, torch.Tensor]:
+    """A state dict as DINOv2's hub names it: positions of 37 x 37 patches and of the class token."""
+    state = {name: value for name, value in model.state_dict().items() if "reg_token" not in name}
+    positions = torch.randn(1, 37 * 37 + 1, 32)
+    more = {"register_tokens": torch.randn(1, 4, 32), "mask_token": torch.zeros(1, 32), "pos_embed": positions}
+    return {**state, **more, "cls_token": torch.randn(1, 1, 32)}
+
+
+@torch.inference_mode()
+def _hub_forward(hub: dict[str, torch.Tensor], model: VisionTransformer, pixels: torch.Tensor) -> torch.Tensor:
+    """DINOv2's own preparation of tokens, with antialiased positions as its models with registers have, and blocks."""
+    weight, bias = hub["patch_embed.proj.weight"], hub["patch_embed.proj.bias"]
+    patches = functional.conv2d(pixels, weight, bias, stride=14).flatten(2).transpose(1, 2)
+    x = torch.cat([hub["cls_token"].expand(len(pixels), -1, -1), patches], 1)
+    grid = hub["pos_embed"][:, 1:].reshape(1, 37, 37, -1).permute(0, 3, 1, 2)
+    small = functional.interpolate(grid, size=(16, 16), mode="bicubic", antialias=True).flatten(2).transpose(1, 2)
+    x = x + torch.cat([hub["pos_embed"][:, :1], small], 1)
+    x = torch.cat([x[:, :1], hub["register_tokens"].expand(len(pixels), -1, -1), x[:, 1:]], 1)
+    for block in model.blocks:
+        x = block(x)
+    return x
+
+
+def _teacher(hub: dict[str, torch.Tensor]) -> dict[str, Any]:
+    head = {"dino_head.mlp.0.weight": torch.zeros(2, 2)}
+    return {"teacher": {f"backbone.{name}": value for name, value in hub.items()} | head, "iteration": 7}
+
+
+def _chunked(hub: dict[str, torch.Tensor]) -> dict[str, Any]:
+    return {"model": {name.replace("blocks.1.", "blocks.1.1.").replace("blocks.0.", "blocks.0.0."): value
+                      for name, value in hub.items()}}  # fmt: skip
+
+
+def _maskless(hub: dict[str, torch.Tensor]) -> dict[str, Any]:
+    return {name: value for name, value in hub.items() if name != "mask_token"}
+
+
+@pytest.mark.parametrize("form", [dict, _teacher, _chunked, _maskless])
+def test_blocks_of_dinov2(form: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    model = VisionTransformer(**_DINOV2, num_classes=0).eval()
+    hub = _hub(model)
+    torch.save(form(hub), tmp_path / "hub.pth")
+    one = load_backbone(DINOV2, weights=tmp_path / "hub.pth", like="saev", layers=(-1,))
+    pixels = torch.randn(2, 3, 224, 224)
+    patches, cls = one.tokens(pixels)[1]
+    expected = _hub_forward(hub, model, pixels).numpy()
+    np.testing.assert_allclose(patches, expected[:, 5:], atol=1e-5 * abs(expected).max())
+    np.testing.assert_allclose(cls, expected[:, 0], atol=1e-5 * abs(expected).max())
+
+
+def test_dinov2_without_registers_is_another_model(tmp_path: Path) -> None:
+    hub = _hub(VisionTransformer(**_DINOV2, num_classes=0))
+    del hub["register_tokens"]
+    torch.save(hub, tmp_path / "hub.pth")
+    with pytest.raises(BackboneError, match=r"hub\.pth.*found 0 register tokens, expected 4"):
+        load_backbone(DINOV2, weights=tmp_path / "hub.pth")
+
+
+def test_what_is_no_state_dict(tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_bytes(b"nothing of the kind")
+    with pytest.raises(BackboneError, match=r"a\.pt: is no checkpoint"):
+        load_backbone(GELU, weights=tmp_path / "a.pt")
+    save_file({"x": torch.zeros(1)}, tmp_path / "b.pt")
+    with pytest.raises(BackboneError, match=r"b\.pt: .* are missing"):
+        load_backbone(GELU, weights=tmp_path / "b.pt")
+
+
+@pytest.mark.filterwarnings("ignore")  # torch gives TorchScript up
+def test_openais_own_archives_are_named(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), str(tmp_path / "ViT-B-16.pt"))
+    with pytest.raises(BackboneError, match=r"ViT-B-16\.pt: found a TorchScript archive.*state_dict\(\)"):
+        load_backbone(GELU, weights=tmp_path / "ViT-B-16.pt")

@@ -52,7 +52,7 @@ def test_arrows(path: Path) -> None:
 
 def test_torch_only_where_a_backbone_or_an_sae_runs() -> None:
     with_torch = {path.stem for path in MODULES if "torch" in {n.split(".")[0] for n in _imports(path, top=True)}}
-    assert with_torch == {"backbones", "extraction", "kernel"}
+    assert with_torch == {"backbones", "extraction", "kernel", "weights"}
 
 
 def test_packages_are_the_folders() -> None:
