@@ -24,6 +24,9 @@ SUFFIXES = frozenset(
 )  # fmt: skip
 """File names that end like this (in any case) should be images; all other files are ignored and counted."""
 
+IMAGE_FOLDER = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""What torchvision's ImageFolder takes for images, in any case."""
+
 LABELS = {"positive": POSITIVE, "negative": NEGATIVE}
 
 MAX_PIXELS = 100_000_000
@@ -71,9 +74,30 @@ def _label_of(parts: tuple[str, ...], labelled: bool) -> tuple[str, int] | None:
     return None if labelled else ("", UNLABELLED)
 
 
-def _from_folder(root: Path) -> tuple[list[_Row], int]:
-    files = list(_walk(root))
-    images = [path for path in files if _is_image(path)]
+def _as_image_folder(root: Path) -> Iterator[Path]:
+    """All files below class folders, in the order in which torchvision's ImageFolder meets them."""
+    for folder in sorted(entry.name for entry in os.scandir(root) if entry.is_dir()):
+        visits = []
+        for at, inner, files in os.walk(root / folder, followlinks=True):
+            if os.path.islink(at) and any(os.path.samefile(at, above) for above in Path(at).parents):
+                raise ImagesError(f"{at}: leads back to a folder above, where ImageFolder goes round; remove the link")
+            visits.append((at, inner, files))
+        for at, _, files in sorted(visits):
+            yield from (Path(at) / name for name in sorted(files))
+
+
+def _from_folder(root: Path, order: str) -> tuple[list[_Row], int]:
+    if order == "saev":
+        files = list(_as_image_folder(root))
+        images = [path for path in files if path.name.lower().endswith(IMAGE_FOLDER)]
+        files += [path for path in root.iterdir() if path.is_file()]
+    else:
+        files = list(_walk(root))
+        images = [path for path in files if _is_image(path)]
+    return _labelled(root, images), len(files) - len(images)
+
+
+def _labelled(root: Path, images: list[Path]) -> list[_Row]:
     relative = {path: path.relative_to(root).parts for path in images}
     labelled = any(_label_of(parts, True) for parts in relative.values())
     rows = []
@@ -85,7 +109,7 @@ def _from_folder(root: Path) -> tuple[list[_Row], int]:
                 "{concept}-positive or {concept}-negative, or {concept}/positive or {concept}/negative, or move it away"
             )
         rows.append(_Row(path, "/".join(parts), *found, {}))
-    return rows, len(files) - len(images)
+    return rows
 
 
 def _from_manifest(manifest: Path) -> list[_Row]:
@@ -180,7 +204,7 @@ def _table(rows: list[_Row], root: Path, ignored: int) -> xr.Dataset:
     return xr.Dataset(coords=coords, attrs={"root": str(root), "ignored_files": ignored})
 
 
-def find_images(path: str | os.PathLike[str]) -> xr.Dataset:
+def find_images(path: str | os.PathLike[str], *, order: str = "path") -> xr.Dataset:
     """Find images and their labels.
 
     Parameters
@@ -189,12 +213,15 @@ def find_images(path: str | os.PathLike[str]) -> xr.Dataset:
         A folder with ``{concept}-{positive|negative}/`` (split at the last hyphen) or ``{concept}/{positive|negative}``
         below it; or a CSV file with columns path (relative to that file), concept, label (positive or negative) and any
         further ones; or any other folder, whose images then have no labels.
+    order
+        ``path``: by path, folder by folder and by code point. ``saev``: as saev's shards have them, of a folder what
+        torchvision's ImageFolder takes for images, in its order; of a CSV file its lines, a path's first one.
 
     Returns
     -------
     xarray.Dataset
-        Coordinates only: ``image`` in order of their paths, compared folder by folder and by code point, ``label``
-        (image, concept), ``source`` and further columns of the CSV, ``file`` where each is on disk.
+        Coordinates only: ``image`` in that order, ``label`` (image, concept), ``source`` and further columns of the
+        CSV, ``file`` where each is on disk.
         ``attrs["ignored_files"]`` counts files that are no images.
 
     Raises
@@ -202,9 +229,11 @@ def find_images(path: str | os.PathLike[str]) -> xr.Dataset:
     ImagesError
         Nothing there, no image in it, a folder or line that can't be understood, or one image with two labels.
     """
+    if order not in ("path", "saev"):
+        raise ImagesError(f"order is {order!r}, expected path or saev")
     given = Path(path)
     if given.is_dir():
-        rows, ignored = _from_folder(given)
+        rows, ignored = _from_folder(given, order)
         root = given
     elif given.is_file():
         rows, ignored, root = _from_manifest(given), 0, given.parent
@@ -213,7 +242,11 @@ def find_images(path: str | os.PathLike[str]) -> xr.Dataset:
     if not rows:
         also = f" ({ignored} other files were ignored)" if ignored else ""
         raise ImagesError(f"{given}: no images in here{also}; expected files ending in {' '.join(sorted(SUFFIXES))}")
-    return _table(rows, root, ignored)
+    table = _table(rows, root, ignored)
+    if order == "path":
+        return table
+    read = "ImageFolder" if given.is_dir() else "lines of the CSV file"
+    return table.sel(image=list(dict.fromkeys(row.name for row in rows))).assign_attrs(order=read)
 
 
 # reading

@@ -18,6 +18,8 @@ DIMS = {
     "edge": "left, top, right, bottom",
 }
 
+EDGES = ("left", "top", "right", "bottom")
+
 POSITIVE, NEGATIVE, UNLABELLED = 1, 0, -1
 
 
@@ -57,6 +59,9 @@ VARIABLES = {
         ("image", "patch", "feature"), "float32 or float16", "output of one residual block at each patch"
     ),
     "cls": Variable(("image", "feature"), "float32 or float16", "output of the same block at the class token"),
+    "patch_label": Variable(
+        ("image", "patch"), "uint8", "class of the patch, as saev's labels.bin has it; all 0 where saev had none"
+    ),
     # latents
     "patch_sum": Variable(("image", "latent"), "float32", "sum over patches of the latent's code"),
     "patch_max": Variable(("image", "latent"), "float32", "largest code of the latent over patches"),

@@ -1,8 +1,9 @@
-"""The disk: one Zarr layout per kind of store. See ``docs/store-format.md``."""
+"""The disk: one Zarr layout per kind of store, and saev's shards. See ``docs/store-format.md``."""
 
 from semprobe.stores._layout import FORMAT_VERSION, REQUIRED, SHARD_BYTES, images_per_shard
 from semprobe.stores._paths import Place
 from semprobe.stores._read import open_store, verify
+from semprobe.stores._saev_files import is_shards
 from semprobe.stores._write import Writer, check_output, create, write_whole
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "check_output",
     "create",
     "images_per_shard",
+    "is_shards",
     "open_store",
     "verify",
     "write_whole",

@@ -24,6 +24,8 @@ REQUIRED = {
 SHARD_BYTES = 64_000_000
 """A shard is one file and the smallest unit that can be written safely: few files, yet little lost by a kill."""
 
+_BLOCK_BYTES = 10_000_000  # a task reads about this much
+
 _MULTIPLE = 16  # images a shard comes in: whole batches, whole tiles
 
 
@@ -34,8 +36,15 @@ def images_per_shard(bytes_per_image: int, images: int) -> int:
     return int(min(wanted, needed))
 
 
+def images_per_block(bytes_per_image: int) -> int:
+    """How many images one task reads: about 10 MB, whole tiles of the encoder."""
+    return max(1, _BLOCK_BYTES // max(1, bytes_per_image * _MULTIPLE)) * _MULTIPLE
+
+
 def nothing_written(dtype: np.dtype) -> Any:
     """The value that stands where nothing was written: one that can't be taken for a result."""
+    if dtype.kind == "u":
+        return np.iinfo(dtype).max
     return np.array(np.nan if dtype.kind == "f" else -1, dtype)[()]
 
 

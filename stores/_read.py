@@ -14,8 +14,10 @@ import zarr
 from dask.base import tokenize
 
 from semprobe.errors import StoreCorrupt, StoreError, StoreIncomplete, StoreNotFound
-from semprobe.stores._layout import FORMAT_VERSION, REQUIRED
+from semprobe.stores._layout import FORMAT_VERSION, REQUIRED, images_per_block
 from semprobe.stores._paths import Place
+from semprobe.stores._saev import open_shards
+from semprobe.stores._saev_files import is_shards
 from semprobe.vocabulary import VARIABLES
 
 ROOT, TEMPLATE = "zarr.json", "incomplete.json"
@@ -23,9 +25,6 @@ ROOT, TEMPLATE = "zarr.json", "incomplete.json"
 
 REPLACED = ".replaced"
 """Ending of the name under which an old store waits until the new one is complete."""
-
-_BLOCK_BYTES = 10_000_000  # a task reads about this much
-_BLOCK_MULTIPLE = 16  # images; whole tiles of the encoder
 
 
 def root_attributes(place: Place) -> dict[str, Any] | None:
@@ -141,14 +140,10 @@ def _check_files(place: Place, names: Iterable[str]) -> None:
         )
 
 
-def _block(stored: StoredArray) -> int:
-    per_image = int(np.prod(stored.shape[1:])) * stored.dtype.itemsize
-    return max(1, _BLOCK_BYTES // max(1, per_image * _BLOCK_MULTIPLE)) * _BLOCK_MULTIPLE
-
-
 def _lazy(place: Place, name: str, token: str) -> da.Array:
     stored = StoredArray(place.url, name)
-    chunks = (_block(stored), *stored.shape[1:])
+    per_image = int(np.prod(stored.shape[1:])) * stored.dtype.itemsize
+    chunks = (images_per_block(per_image), *stored.shape[1:])
     return da.from_array(stored, chunks=chunks, name=f"{name}-{token}", fancy=False, inline_array=True)
 
 
@@ -168,15 +163,23 @@ def _validate(place: Place, kind: str, dataset: xr.Dataset) -> None:
             raise StoreError(f"{place}: {name} has dims {tuple(variable.dims)}, expected {known.dims}")
 
 
-def open_store(path: str | os.PathLike[str]) -> xr.Dataset:
-    """Open a complete store, lazily, after checking that it is whole.
+def open_store(
+    path: str | os.PathLike[str], *, layer: int | None = None, images: xr.Dataset | None = None
+) -> xr.Dataset:
+    """Open a complete store, or a directory of saev's activation shards, lazily, after checking that it is whole.
 
-    Coordinates and small variables are loaded; the large ones are dask arrays whose chunks are blocks of images.
+    Coordinates and small variables are loaded; the large ones are dask arrays whose chunks are blocks of images. Shards
+    are memory-mapped where they are; they have no checksums.
 
     Parameters
     ----------
     path
-        Local path or fsspec URL.
+        Local path or fsspec URL; of shards a local path, the directory that holds metadata.json.
+    layer
+        Of shards only: which of the recorded layers, as their metadata writes it. Needed where there are several.
+    images
+        Of shards only: the images in the shards' order, as ``find_images(..., order="saev")`` gives them. Without them
+        images are numbered and have no labels.
 
     Returns
     -------
@@ -192,7 +195,9 @@ def open_store(path: str | os.PathLike[str]) -> xr.Dataset:
     StoreCorrupt
         A file is missing or damaged. A damaged chunk is found when it is read, not before.
     StoreError
-        It is no semprobe store, or of a newer version.
+        It is no semprobe store, or of a newer version; shards that contradict their own metadata.
+    ImagesError
+        There are more or fewer `images` than the shards hold.
     """
     place = Place(path)
     if not place.exists():
@@ -200,8 +205,15 @@ def open_store(path: str | os.PathLike[str]) -> xr.Dataset:
         hint = f"; {aside} may be the one that a stopped --overwrite put aside" if aside.exists() else ""
         raise StoreNotFound(f"{place}: there is no store here{hint}")
     attributes = root_attributes(place)
+    if attributes is None and is_shards(path):
+        return open_shards(place, layer=layer, images=images)
     if attributes is None:
-        raise StoreError(f"{place}: this is not a semprobe store (no {ROOT} with semprobe_format)")
+        raise StoreError(
+            f"{place}: this is not a semprobe store (no {ROOT} with semprobe_format), nor a directory of saev "
+            "shards (no metadata.json)"
+        )
+    if layer is not None or images is not None:
+        raise StoreError(f"{place}: this store says itself which layer and images it holds; leave layer and images out")
     kind = check_version(place, attributes)
     if not is_complete(place, attributes):
         raise StoreIncomplete(f"{place}: this store of {kind} is not complete; run the same command again to finish it")
@@ -233,6 +245,10 @@ def verify(path: str | os.PathLike[str]) -> Iterator[tuple[str, int, int]]:
     StoreCorrupt
         Names the first file that fails.
     """
+    if is_shards(path):
+        raise StoreError(
+            f"{Place(path)}: saev shards have no checksums to compare; semprobe import makes a store of them"
+        )
     dataset = open_store(path)
     for name in (str(n) for n, v in dataset.data_vars.items() if v.chunks):
         stored = StoredArray(Place(path).url, name)
