@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import os
 from importlib import import_module
 from typing import Any
@@ -10,8 +11,13 @@ import click
 
 from semprobe.errors import SemprobeError
 
-COMMANDS = ("pilot", "extract", "encode", "score", "info", "sae")
-"""In the order of the pipeline; each is a module of this package with a `command`."""
+COMMANDS = ("pilot", "extract", "import", "encode", "score", "info", "sae")
+"""In the order of the pipeline; each is a module of this package with a `command`, `import_` for import."""
+
+
+def module_of(name: str) -> str:
+    """Name of a command's module: Python's own words can't be one."""
+    return f"{name}_" if keyword.iskeyword(name) else name
 
 
 class Failure(click.ClickException):
@@ -29,7 +35,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"semprobe.cli.{name}").command
+        command: click.Command = import_module(f"semprobe.cli.{module_of(name)}").command
         return command
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from semprobe.sae import SAE
-    from semprobe.stores import Place
+    from semprobe.stores import Place, Writer
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -69,6 +69,16 @@ def normalize(command: F) -> F:
 
 
 force = click.option("--force", is_flag=True, help="Use an SAE that declares another backbone or block; recorded.")
+
+shards = _options(
+    click.option("--layer", type=int, help="Of saev shards: the layer, as their metadata.json writes it."),
+    click.option(
+        "--images",
+        type=click.Path(exists=True),
+        help="Of saev shards: the folder that they were made from, in ImageFolder's order, or a CSV in theirs.",
+    ),
+)
+"""Options of every command that reads a store of activations, for saev shards in its place."""
 
 workers = click.option("--workers", type=click.IntRange(1), help="Threads.  [default: one a core]")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
@@ -124,17 +134,32 @@ def check_apart(source: str, output: str) -> None:
 # activations and the SAE that reads them
 
 
-def open_activations(store: str) -> xr.Dataset:
-    """A store of activations.
+def open_input(store: str, options: dict[str, Any]) -> xr.Dataset:
+    """A store, or saev shards by the options of `shards`, which are taken out of `options`."""
+    from semprobe.images import find_images
+    from semprobe.stores import is_shards, open_store
+
+    layer, images = options.pop("layer", None), options.pop("images", None)
+    if is_shards(store):
+        return open_store(store, layer=layer, images=None if images is None else find_images(images, order="saev"))
+    found = open_store(store)
+    if layer is not None or images is not None:
+        raise click.UsageError(
+            f"{store} is a semprobe store, which says itself which layer and images it holds; --layer and --images are "
+            "for saev shards"
+        )
+    return found
+
+
+def open_activations(store: str, options: dict[str, Any]) -> xr.Dataset:
+    """A store of activations, or saev shards; see `open_input`.
 
     Raises
     ------
     StoreError
         It is one of something else.
     """
-    from semprobe.stores import open_store
-
-    data = open_store(store)
+    data = open_input(store, options)
     if "activations" not in data:
         kind = data.attrs["semprobe_format"]["kind"]
         raise StoreError(f"{store}: this is a store of {kind}, expected one of activations, as semprobe extract makes")
@@ -272,6 +297,19 @@ def dask_threads(images: int, update: Callable[[int], None], workers: int | None
     with dask.config.set(scheduler="threads", num_workers=workers), Callback(posttask=done):
         yield
     update(images - shown)
+
+
+def fill(writer: Writer, lazy: xr.Dataset, what: str, *, workers: int | None, quiet: bool) -> None:
+    """Compute and write the regions that a store still lacks, and complete it."""
+    todo = writer.missing()
+    images = lazy.sizes["image"]
+    with progress(images, what, quiet) as update:
+        update(images - sum(stop - start for start, stop in todo))
+        for start, stop in todo:
+            with dask_threads(stop - start, update, workers):
+                part = lazy.isel(image=slice(start, stop)).compute()
+            writer.write(start, {str(name): found.values for name, found in part.items()})
+    writer.complete()
 
 
 class Clock:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Examples:
   semprobe encode acts.zarr --sae sae.pt -o latents.zarr
   semprobe encode acts.zarr --sae sae.pt -o latents.zarr --max --workers 8
+  semprobe encode shards/ --layer -2 --images images/ --sae sae.pt -o latents.zarr
   semprobe encode acts.zarr --sae hf://osunlp/SAE_DINOv2_24K_ViT-B-14_IN1K --normalize probe -o latents.zarr
 """
 )
@@ -28,9 +29,10 @@ Examples:
 @_common.normalize
 @_common.force
 @click.option("--max", "maxima", is_flag=True, help="Keep each image's largest code and its patch too.")
+@_common.shards
 @_common.output("Store of latents to make")
 def command(as_json: bool, **options: Any) -> None:
-    """Encode an activation STORE with an SAE and keep each latent's sum over patches.
+    """Encode a STORE of activations, or saev shards, with an SAE and keep each latent's sum over patches.
 
     The codes of single patches are not kept: they are many, and `semprobe.encode` computes those of a few latents
     when they are asked for. A run that was stopped goes on where it was when the same command is given again.
@@ -48,7 +50,7 @@ def open_activations(
     """An activation store, the SAE for it, and what outputs record of both; or the error that they do not fit."""
     from semprobe.encoding import check_fit
 
-    data = _common.open_activations(store)
+    data = _common.open_activations(store, options)
     sae = _common.load_sae(sae_path, options)
     check_fit(data["activations"], sae)
     forced = _common.check_declared(store, data, sae, force)
@@ -90,14 +92,7 @@ def run(
     settings = _common.provenance(**settings, normalisation=shifted)
     shard = stores.images_per_shard(per_image, images)
     writer = stores.create(output, lazy, kind="latents", shard=shard, provenance=settings, overwrite=overwrite)
-    todo = writer.missing()
-    with _common.progress(images, "encoding", quiet) as update:
-        update(images - sum(stop - start for start, stop in todo))
-        for start, stop in todo:
-            with _common.dask_threads(stop - start, update, workers):
-                part = lazy.isel(image=slice(start, stop)).compute()
-            writer.write(start, {str(name): found.values for name, found in part.items()})
-    writer.complete()
+    _common.fill(writer, lazy, "encoding", workers=workers, quiet=quiet)
     return {
         "store": output, "images": images, "latents": sae.latents, "sae": sae.describe(), "bytes": size,
         "seconds": clock.seconds,

@@ -14,18 +14,22 @@ from semprobe.cli import _common
 Examples:
   semprobe info acts.zarr
   semprobe info acts.zarr --verify
+  semprobe info shards/ --layer -2
   semprobe info scores.zarr --json | jq .provenance.sae.sha256
 """
 )
 @click.argument("store")
 @click.option("--verify", is_flag=True, help="Read every chunk and compare its checksum.")
+@_common.shards
 @_common.as_json
 @_common.quiet
-def command(store: str, verify: bool, as_json: bool, quiet: bool) -> None:
-    """Say what a STORE holds, how large it is and where its numbers come from."""
+def command(
+    store: str, verify: bool, layer: int | None, images: str | None, as_json: bool, quiet: bool
+) -> None:  # fmt: skip
+    """Say what a STORE or a directory of saev shards holds, how large it is and where its numbers come from."""
     from semprobe import stores
 
-    data = stores.open_store(store)
+    data = _common.open_input(store, {"layer": layer, "images": images})
     if verify:
         with _common.progress(sum(1 for v in data.data_vars.values() if v.chunks) * data.sizes.get("image", 0),
                               "verifying", quiet) as update:  # fmt: skip
@@ -37,7 +41,9 @@ def command(store: str, verify: bool, as_json: bool, quiet: bool) -> None:
     if as_json:
         _common.print_json(found)
         return
-    click.echo(f"{store}: {found['kind']}, format version {found['version']}, {_common.human_bytes(found['bytes'])}")
+    shards = found.get("saev_protocol")
+    form = f"saev shards, protocol {shards}" if shards else f"format version {found['version']}"
+    click.echo(f"{store}: {found['kind']}, {form}, {_common.human_bytes(found['bytes'])}")
     click.echo(f"  {'  '.join(f'{dim} {size}' for dim, size in found['dims'].items())}")
     for name, labels in found["labels"].items():
         click.echo(f"  {name}: {labels['positive']} positive, {labels['negative']} negative")

@@ -24,6 +24,7 @@ Examples:
 )
 @click.argument("sae_path", metavar="SAE", required=False)
 @click.option("--on", "store", metavar="ACTS", help="Activations to try it on.")
+@_common.shards
 @_common.sae_options
 @_common.normalize
 @click.option("--patches", type=click.IntRange(2), default=20_000, show_default=True, help="Sampled for --on.")
@@ -47,9 +48,9 @@ def command(
     sae = _common.load_sae(sae_path, options, decoder=store is not None)
     found = _describe(sae)
     if store is not None:
-        found["on"] = {"store": store, **_try(sae, store, normalize, patches, seed)}
-    elif normalize != "none":
-        raise click.UsageError("--normalize is for activations and needs --on")
+        found["on"] = {"store": store, **_try(sae, store, normalize, patches, seed, options)}
+    elif normalize != "none" or any(value is not None for value in options.values()):
+        raise click.UsageError("--normalize, --layer and --images are for activations and need --on")
     if as_json:
         _common.print_json(found)
         return
@@ -67,13 +68,13 @@ def _describe(sae: SAE) -> dict[str, Any]:
     return {**found, "sparsity": f"{k} codes a patch at most" if k else "as the threshold leaves it"}
 
 
-def _try(sae: SAE, store: str, normalize: str, patches: int, seed: int) -> dict[str, Any]:
+def _try(sae: SAE, store: str, normalize: str, patches: int, seed: int, options: dict[str, Any]) -> dict[str, Any]:
     from semprobe import normalisation
     from semprobe.encoding import check_fit
     from semprobe.fit import measure_fit, sample, words
     from semprobe.identity import mismatches
 
-    data = _common.open_activations(store)
+    data = _common.open_activations(store, options)
     check_fit(data["activations"], sae)
     asked = _common.Normalisation(normalize)
     shifted, described = asked.apply(data, None, quiet=True)

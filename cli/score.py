@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     epilog="""\b
 Examples:
   semprobe score acts.zarr --sae sae.pt -o scores.zarr
+  semprobe score shards/ --images images/ --sae sae.pt -o scores.zarr
   semprobe score latents.zarr -o scores.zarr --threshold 0.5 --top 10
   semprobe score acts.zarr --sae sae.pt -o scores.zarr --json | jq '.concepts.wheel.top[0]'
 """
@@ -33,9 +34,10 @@ Examples:
     "--random", type=click.IntRange(1), default=1000, show_default=True, help="Latents drawn at random as the baseline."
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of that draw.")
+@_common.shards
 @_common.output("Store of scores to make")
 def command(as_json: bool, top: int, **options: Any) -> None:
-    """Score every latent of a STORE of activations or latents for every concept.
+    """Score every latent of a STORE of activations or latents, or of saev shards, for every concept.
 
     An image is predicted positive if the latent's sum over patches is above the threshold. Printed beside the best
     latents are the floor (F1 of firing on every image) and the F1 of random latents. The best of thousands looks good
@@ -59,7 +61,8 @@ def command(as_json: bool, top: int, **options: Any) -> None:
 def run(
     store: str, *, output: str, sae_path: str | None = None, threshold: float = 0.0, random: int = 1000, seed: int = 0,
     overwrite: bool = False, dry_run: bool = False, workers: int | None = None, as_json: bool = False,
-    quiet: bool = False, normalize: str = "none", force: bool = False, **options: Any,
+    quiet: bool = False, normalize: str = "none", force: bool = False, layer: int | None = None,
+    images: str | None = None, **options: Any,
 ) -> tuple[xr.Dataset | None, dict[str, Any]]:  # fmt: skip
     """The command without click; returns the scores and what was done, or None for a dry run."""
     from semprobe import stores
@@ -71,7 +74,7 @@ def run(
     normalisation = _common.Normalisation(normalize)
     if sae_path is None and (force or normalize != "none" or any(value is not None for value in options.values())):
         raise click.UsageError("--normalize, --force and the --sae options are for activations and need --sae")
-    data, sae, guess, settings = _inputs(store, sae_path, workers, force, options)
+    data, sae, guess, settings = _inputs(store, sae_path, workers, force, {"layer": layer, "images": images, **options})
     place = stores.Place(output)
     size = score(data, sae=sae, threshold=threshold, random=random, seed=seed).nbytes
     if _common.forecast(place, size, guess, "scores", dry_run=dry_run, as_json=as_json, quiet=quiet):
@@ -79,8 +82,8 @@ def run(
     if sae is not None:
         data, settings["normalisation"] = normalisation.apply(data, workers, quiet)
     lazy = score(data, sae=sae, threshold=threshold, random=random, seed=seed)
-    images = data.sizes["image"]
-    with _common.progress(images, "scoring", quiet) as update, _common.dask_threads(images, update, workers):
+    number = data.sizes["image"]
+    with _common.progress(number, "scoring", quiet) as update, _common.dask_threads(number, update, workers):
         scores = lazy.compute()
     settings |= {"threshold": threshold, "random": random, "seed": seed}
     stores.write_whole(output, scores, kind="scores", provenance=_common.provenance(**settings), overwrite=overwrite)
@@ -94,14 +97,13 @@ def _inputs(
     store: str, sae_path: str | None, workers: int | None, force: bool, options: dict[str, Any]
 ) -> tuple[xr.Dataset, SAE | None, float, dict[str, Any]]:
     """The store, the SAE, the seconds that one pass may take, and where it all came from."""
-    from semprobe import stores
     from semprobe.cli.encode import open_activations, seconds
     from semprobe.errors import StoreError
 
     if sae_path is not None:
         data, sae, settings = open_activations(store, sae_path, force, options)
         return data, sae, seconds(data, sae, workers), settings
-    data = stores.open_store(store)
+    data = _common.open_input(store, options)
     if "activations" in data:
         raise click.UsageError(f"{store} is a store of activations, so --sae is needed")
     if "patch_sum" not in data:

@@ -18,12 +18,11 @@ import xarray as xr
 from semprobe.backbones import Backbone
 from semprobe.errors import DataError, ImagesError, UnreadableImage
 from semprobe.images import MAX_PIXELS, Inspected, cores, inspect_all, read_image
+from semprobe.importing import narrowed
 from semprobe.stores import Writer
-from semprobe.vocabulary import attrs
+from semprobe.vocabulary import EDGES, attrs
 
 Tokens = dict[int, tuple[np.ndarray, np.ndarray | None]]
-
-EDGES = ("left", "top", "right", "bottom")
 
 
 def inspect_images(
@@ -208,14 +207,9 @@ def _stored(
     tokens: tuple[np.ndarray, np.ndarray | None], dtype: str, cls: bool, names: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray | None]:
     patches, prefix = tokens
+    kept = narrowed(patches, names, kept_as=dtype, why="the model or its weights are not sound")
     with np.errstate(over="ignore"):
-        kept = patches.astype(dtype)
-        class_token = prefix.astype(dtype) if cls and prefix is not None else None
-    finite = np.isfinite(kept).all((1, 2))
-    if not finite.all():
-        why = " in float16; use float32" if np.isfinite(patches).all() else "; the model or its weights are not sound"
-        raise DataError(f"image {names[np.argmin(finite)]}: some activations are not finite{why}")
-    return kept, class_token
+        return kept, prefix.astype(dtype) if cls and prefix is not None else None
 
 
 def _joined(parts: list[tuple[np.ndarray, np.ndarray | None]]) -> dict[str, np.ndarray]:
