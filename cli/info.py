@@ -31,9 +31,10 @@ def command(
 
     data = _common.open_input(store, {"layer": layer, "images": images})
     if verify:
+        parts = stores.verify(store)
         with _common.progress(sum(1 for v in data.data_vars.values() if v.chunks) * data.sizes.get("image", 0),
                               "verifying", quiet) as update:  # fmt: skip
-            for _, start, stop in stores.verify(store):
+            for _, start, stop in parts:
                 update(stop - start)
     found = _describe(store, data)
     if verify:

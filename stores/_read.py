@@ -249,9 +249,12 @@ def verify(path: str | os.PathLike[str]) -> Iterator[tuple[str, int, int]]:
         raise StoreError(
             f"{Place(path)}: saev shards have no checksums to compare; semprobe import makes a store of them"
         )
-    dataset = open_store(path)
+    return _verified(Place(path), open_store(path))
+
+
+def _verified(place: Place, dataset: xr.Dataset) -> Iterator[tuple[str, int, int]]:
     for name in (str(n) for n, v in dataset.data_vars.items() if v.chunks):
-        stored = StoredArray(Place(path).url, name)
+        stored = StoredArray(place.url, name)
         for start in range(0, stored.shape[0], stored.shard):
             stop = min(start + stored.shard, stored.shape[0])
             stored[start:stop]

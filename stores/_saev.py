@@ -62,7 +62,7 @@ class Mapped:
         ends = [start, *range(start - start % self.per_file + self.per_file, stop, self.per_file), max(start, stop)]
         parts = [self._map(*pair) for pair in pairwise(ends) if pair[0] < pair[1]]
         if not parts:
-            return np.empty(self.shape, self.dtype)[(slice(0), *rest)]
+            return np.empty((0, *self.shape[1:]), self.dtype)[(slice(None), *rest)]
         rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return rows[(0 if number else slice(None, None, step), *rest)]
 
@@ -155,7 +155,7 @@ def _grid(patches: int) -> dict[str, Any]:
     return {"row": ("patch", row, attrs("row")), "column": ("patch", column, attrs("column"))}
 
 
-def _provenance(folder: str, about: Metadata, layer: int, images: xr.Dataset | None) -> dict[str, Any]:
+def _provenance(folder: str, about: Metadata, layer: int, images: xr.Dataset) -> dict[str, Any]:
     return {
         "backbone": {"model": about.model, "family": about.family, "layer": layer},
         "shards": {

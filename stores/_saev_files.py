@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 from typing import Any, NamedTuple
 
 from semprobe.errors import StoreCorrupt, StoreError
@@ -148,11 +149,13 @@ def _metadata(folder: str) -> Metadata:
     cls_token = _field(found, "cls_token", where)[1]
     if type(cls_token) is not bool:
         raise StoreError(f"{where}: cls_token is {_short(cls_token)}, expected true or false")
+    texts: dict[str, Any] = {field: _text(found, field, where) for field in ("family", "model")}
+    numbers: dict[str, Any] = {
+        field: _number(found, field, where) for field in ("patches", "features", "images", "tokens")
+    }
     return Metadata(
-        **{field: _text(found, field, where) for field in ("family", "model")},
-        **{field: _number(found, field, where) for field in ("patches", "features", "images", "tokens")},
-        layers=_layers(found, where), cls_token=cls_token, protocol=protocol, data=_origin(found, protocol),
-        sha256=sha256,
+        **texts, **numbers, layers=_layers(found, where), cls_token=cls_token, protocol=protocol,
+        data=_origin(found, protocol), sha256=sha256,
     )  # fmt: skip
 
 
@@ -203,16 +206,16 @@ def _files(folder: str) -> dict[int, os.stat_result]:
     """Number of every acts file, and its size and date."""
     found = {}
     try:
-        for entry in os.scandir(folder):
-            match = _ACTS.fullmatch(entry.name)
+        with os.scandir(folder) as entries:
+            named = {entry: _ACTS.fullmatch(entry.name) for entry in entries}
+        for entry, match in named.items():
             if match and entry.name == _acts(int(match[1])):
-                if not entry.is_file():
-                    raise StoreError(f"{entry.path}: is no file, expected raw activations")
                 found[int(match[1])] = entry.stat()
     except OSError as error:
-        if isinstance(error, StoreError):
-            raise
-        raise StoreError(f"{folder}: can't be listed: {error.strerror}") from error
+        raise StoreError(f"{error.filename or folder}: can't be read: {error.strerror}") from error
+    odd = [at for at, about in found.items() if not stat.S_ISREG(about.st_mode)]
+    if odd:
+        raise StoreError(f"{os.path.join(folder, _acts(odd[0]))}: is no file, expected raw activations")
     return found
 
 
