@@ -258,7 +258,7 @@ def test_a_pickle_in_the_metadata_is_never_run(tmp_path: Path, run: Run) -> None
             return os.mkdir, (str(tmp_path / "trapped"),)
 
     told = base64.b64encode(pickle.dumps(Trap())).decode()
-    folder = write_shards(tmp_path / "s", values(), data=told)
+    folder = write_shards(tmp_path / "s", values(), data=told, dataset="")
     found = run("info", folder, "--json").stdout
     assert told not in found
     assert not (tmp_path / "trapped").exists()
