@@ -50,7 +50,7 @@ def command(
     if store is not None:
         found["on"] = {"store": store, **_try(sae, store, normalize, patches, seed, options)}
     elif normalize != "none" or any(value is not None for value in options.values()):
-        raise click.UsageError("--normalize, --layer and --images are for activations and need --on")
+        raise click.UsageError("any of --normalize, --layer and --images is for activations and needs --on")
     if as_json:
         _common.print_json(found)
         return

@@ -62,6 +62,22 @@ def test_scores_of_shards_equal_the_original_tool(tmp_path: Path, run: Run) -> N
         assert came["activations"]["images"] == {"root": str(RAW / "images"), "order": "ImageFolder"}
 
 
+def test_scores_of_normalised_shards_equal_the_original_tool(tmp_path: Path, run: Run) -> None:
+    folder, out = RAW.parent / "score-normalised", tmp_path / "s.zarr"
+    options = ("--images", folder / "images", "--sae", folder / "sae.pt", "--normalize", "probe", "--quiet")
+    run("score", folder / "shards" / "acts", *options, "-o", out)
+    expected = np.load(folder / "expected.npz")
+    found = stores.open_store(out)["f1"].sel(concept=expected["concepts"].tolist())
+    np.testing.assert_allclose(found, expected["f1"], rtol=0, atol=1e-6)
+
+
+def test_an_sae_is_tried_on_shards(tmp_path: Path, run: Run) -> None:
+    found = json.loads(run("sae", RAW / "sae.pt", "--on", ACTS, "--layer", -2, *IMAGES, "--json").stdout)
+    assert found["on"]["images"] == 24
+    _fails(run, "sae", RAW / "sae.pt", "--layer", -2, message="needs --on", code=2)
+    _fails(run, "sae", RAW / "sae.pt", "--on", ACTS, "--layer", 3, message="layer 3 is not here; found -2")
+
+
 def test_an_imported_store_holds_what_the_shards_hold(tmp_path: Path, run: Run) -> None:
     result = run("import", ACTS, *IMAGES, "-o", tmp_path / "a.zarr", "--cls", "--json")
     assert json.loads(result.stdout)["images"] == 24
