@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import shutil
 import sys
@@ -80,6 +81,15 @@ shards = _options(
 )
 """Options of every command that reads a store of activations, for saev shards in its place."""
 
+cls = click.option("--cls", is_flag=True, help="Keep the class token too.")
+dtype = click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="On disk; float16 is half the size and flips about 5 predictions in 100,000.",
+)
+
 workers = click.option("--workers", type=click.IntRange(1), help="Threads.  [default: one a core]")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 quiet = click.option("--quiet", is_flag=True, help="No progress on stderr.")
@@ -92,7 +102,7 @@ def say(message: str, quiet: bool = False) -> None:
 
 
 def print_json(value: Any) -> None:
-    """A result for a program: stdout. NaN becomes null, since JSON has none."""
+    """A result for a program: stdout. NaN and infinity become null, since JSON has none."""
     click.echo(json.dumps(_plain(value), indent=2, allow_nan=False))
 
 
@@ -103,7 +113,7 @@ def _plain(value: Any) -> Any:
         return [_plain(one) for one in value]
     if hasattr(value, "tolist"):  # numpy scalars and arrays
         return _plain(value.tolist())
-    return None if isinstance(value, float) and value != value else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def provenance(**settings: Any) -> dict[str, Any]:
@@ -203,6 +213,13 @@ class Normalisation:
         self.how = how
         self._by = None if how in ("none", "probe") else read_statistics(how)
 
+    def check(self, data: xr.Dataset) -> None:
+        """Make sure, before anything long, that statistics of a file are of these features."""
+        from semprobe.normalisation import normalize
+
+        if self._by is not None:
+            normalize(data["activations"], self._by)
+
     def apply(self, data: xr.Dataset, workers: int | None, quiet: bool) -> tuple[xr.Dataset, Any]:
         """The activations normalised, lazily, and what stores record of it."""
         from semprobe import normalisation
@@ -216,8 +233,7 @@ class Normalisation:
                 by = normalisation.statistics(data["activations"]).compute()
             normalisation.checked(by, "the activations")
         shifted = normalisation.normalize(data["activations"], by)
-        kind = "probe" if self._by is None else f"file {self.how}"
-        return data.assign(activations=shifted), normalisation.describe(by, kind)
+        return data.assign(activations=shifted), normalisation.describe(by, "probe" if self._by is None else "file")
 
 
 # forecasts

@@ -81,6 +81,7 @@ def run(
     stores.check_output(output, overwrite)
     normalisation = _common.Normalisation(normalize)
     data, sae, settings = open_activations(store, sae_path, force, options)
+    normalisation.check(data)
     images, per_image = data.sizes["image"], 4 * sae.latents * (3 if maxima else 1)
     guess = seconds(data, sae, workers)
     place = stores.Place(output)

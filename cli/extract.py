@@ -56,14 +56,8 @@ Examples:
 @click.option("--crop-mode", type=click.Choice(["center", "squash", "border"]), help="[default: the model's]")
 @click.option("--interpolation", type=click.Choice(["bilinear", "bicubic"]), help="[default: the model's]")
 @click.option("--like", type=click.Choice(LIKE), help=_LIKE_HELP)
-@click.option("--cls", is_flag=True, help="Keep the class token too.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "float16"]),
-    default="float32",
-    show_default=True,
-    help="On disk; float16 is half the size and flips about 5 predictions in 100,000.",
-)
+@_common.cls
+@_common.dtype
 @click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Images run at once.")
 @click.option("--device", default="cpu", show_default=True, help="Where torch runs the model, such as cuda.")
 @click.option(

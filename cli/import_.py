@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from semprobe.cli import _common
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _BYTES_A_SECOND = 100e6  # what a plain disk reads and writes again
 
@@ -19,16 +22,10 @@ Examples:
   semprobe import shards/ -o acts.zarr --layer -2 --cls --dtype float16
 """,
 )
-@click.argument("shards", type=click.Path(exists=True, file_okay=False))
+@click.argument("shards")
 @_common.shards
-@click.option("--cls", is_flag=True, help="Keep the class token too.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "float16"]),
-    default="float32",
-    show_default=True,
-    help="On disk; float16 is half the size and flips about 5 predictions in 100,000.",
-)
+@_common.cls
+@_common.dtype
 @_common.output("Store of activations to make")
 def command(as_json: bool, **options: Any) -> None:
     """Make a store of activations from saev SHARDS: checksummed, resumable, open in plain xarray.
@@ -53,6 +50,7 @@ def run(
     """The command without click; returns what it did, or nothing for a dry run."""
     from semprobe import stores
     from semprobe.errors import StoreError
+    from semprobe.images import find_images
     from semprobe.importing import template
 
     clock = _common.Clock()
@@ -60,14 +58,15 @@ def run(
     stores.check_output(output, overwrite)
     if not stores.is_shards(shards):
         raise StoreError(f"{shards}: is no directory of saev shards, expected metadata.json and acts000000.bin in it")
-    lazy = template(_common.open_input(shards, {"layer": layer, "images": images}), dtype=dtype, cls=cls)
+    found = None if images is None else find_images(images, order="saev")
+    lazy = template(stores.open_store(shards, layer=layer, images=found), dtype=dtype, cls=cls)
     number, size = lazy.sizes["image"], sum(v.nbytes for v in lazy.data_vars.values())
     place = stores.Place(output)
     seconds = size / _BYTES_A_SECOND
     if _common.forecast(place, size, seconds, "activations", dry_run=dry_run, as_json=as_json, quiet=quiet):
         return {}
-    if images is not None:
-        lazy = lazy.assign_coords(_looked_at(images, workers, quiet))
+    if found is not None:
+        lazy = lazy.assign_coords(_looked_at(found, workers, quiet))
     settings = _common.provenance(**lazy.attrs["provenance"], dtype=dtype, cls=cls)
     shard = stores.images_per_shard(size // number, number)
     writer = stores.create(output, lazy, kind="activations", shard=shard, provenance=settings, overwrite=overwrite)
@@ -78,12 +77,15 @@ def run(
     }  # fmt: skip
 
 
-def _looked_at(images: str, workers: int | None, quiet: bool) -> dict[str, Any]:
-    """Hash, size and transparency of every image."""
-    from semprobe.extraction import inspect_images
-    from semprobe.images import find_images
+def _looked_at(found: xr.Dataset, workers: int | None, quiet: bool) -> dict[str, Any]:
+    """Hash, size and transparency of every image; what stands for the unknown where a picture is gone."""
+    from semprobe.extraction import coordinates
+    from semprobe.images import Inspected, cores, inspect_all
 
-    found = find_images(images, order="saev")
     with _common.progress(found.sizes["image"], "checking", quiet) as update:
-        good = inspect_images(found, workers=workers, done=update)
-    return {name: good[name].variable for name in ("sha256", "width", "height", "alpha")}
+        results = inspect_all(found["file"].values.tolist(), workers or cores(), update)
+    gone = [str(one) for one in results if not isinstance(one, Inspected)]
+    if gone:
+        _common.say(f"{len(gone)} images can't be read, their hash and size stay unknown; the first: {gone[0]}")
+    known = [one if isinstance(one, Inspected) else Inspected("", 0, 0, False) for one in results]
+    return coordinates(known)

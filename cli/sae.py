@@ -31,9 +31,10 @@ Examples:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of that sample.")
 @click.option("--list", "listed", is_flag=True, help="List published SAEs by their short names, and stop.")
 @_common.as_json
+@_common.quiet
 def command(
     sae_path: str | None, store: str | None, normalize: str, patches: int, seed: int, listed: bool, as_json: bool,
-    **options: Any,
+    quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Say what an SAE is: a local file or folder, hf://owner/name[/file], or a short name of a published one.
 
@@ -48,7 +49,7 @@ def command(
     sae = _common.load_sae(sae_path, options, decoder=store is not None)
     found = _describe(sae)
     if store is not None:
-        found["on"] = {"store": store, **_try(sae, store, normalize, patches, seed, options)}
+        found["on"] = {"store": store, **_try(sae, store, normalize, patches, seed, quiet, options)}
     elif normalize != "none" or any(value is not None for value in options.values()):
         raise click.UsageError("any of --normalize, --layer and --images is for activations and needs --on")
     if as_json:
@@ -62,13 +63,16 @@ def command(
 
 
 def _describe(sae: SAE) -> dict[str, Any]:
+    """What it is; `normalisation` is the SAE's own."""
     found = {**sae.describe(), **{f"declared {key}": value for key, value in sae.declared.items()}}
     del found["declared"]
     k = getattr(sae.activation, "k", None)
     return {**found, "sparsity": f"{k} codes a patch at most" if k else "as the threshold leaves it"}
 
 
-def _try(sae: SAE, store: str, normalize: str, patches: int, seed: int, options: dict[str, Any]) -> dict[str, Any]:
+def _try(
+    sae: SAE, store: str, normalize: str, patches: int, seed: int, quiet: bool, options: dict[str, Any]
+) -> dict[str, Any]:
     from semprobe import normalisation
     from semprobe.encoding import check_fit
     from semprobe.fit import measure_fit, sample, words
@@ -76,13 +80,12 @@ def _try(sae: SAE, store: str, normalize: str, patches: int, seed: int, options:
 
     data = _common.open_activations(store, options)
     check_fit(data["activations"], sae)
-    asked = _common.Normalisation(normalize)
-    shifted, described = asked.apply(data, None, quiet=True)
-    fit = measure_fit(sample(shifted["activations"], patches=patches, seed=seed), sae)
+    shifted, described = _common.Normalisation(normalize).apply(data, None, quiet)
+    drawn = sample(shifted["activations"], patches=patches, seed=seed)
+    fit = measure_fit(drawn, sae)
     other: Fit | None = None
-    if normalize == "none" and fit.explained_variance is not None:
-        by = normalisation.statistics(data["activations"]).compute()
-        other = measure_fit(sample(normalisation.normalize(data["activations"], by), patches=patches, seed=seed), sae)
+    if normalize == "none" and fit.explained_variance is not None:  # by the sample's own statistics: near enough
+        other = measure_fit(normalisation.normalize(drawn, normalisation.statistics(drawn)), sae)
     differs = mismatches(data.attrs.get("provenance", {}).get("backbone", {}), sae.declared)
     return {
         **fit._asdict(), "normalisation": described, "verdict": words(fit, other), "mismatches": differs,
@@ -92,6 +95,9 @@ def _try(sae: SAE, store: str, normalize: str, patches: int, seed: int, options:
 
 def _tell(on: dict[str, Any]) -> None:
     click.echo(f"\non {on['patches']} patches of {on['images']} images of {on['store']}:")
+    applied = on["normalisation"]
+    if applied != "none":
+        click.echo(f"  normalised first: {applied['kind']}, scale {applied['scale']:.4g}")
     click.echo(f"  codes a patch (L0): {on['l0']:.1f}")
     click.echo(f"  latents that fire on none of them: {on['dead']:.1%}, on all of them: {on['always_on']:.1%}")
     for one in on["mismatches"]:

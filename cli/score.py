@@ -75,6 +75,8 @@ def run(
     if sae_path is None and (force or normalize != "none" or any(value is not None for value in options.values())):
         raise click.UsageError("--normalize, --force and the --sae options are for activations and need --sae")
     data, sae, guess, settings = _inputs(store, sae_path, workers, force, {"layer": layer, "images": images, **options})
+    if sae is not None:
+        normalisation.check(data)
     place = stores.Place(output)
     size = score(data, sae=sae, threshold=threshold, random=random, seed=seed).nbytes
     if _common.forecast(place, size, guess, "scores", dry_run=dry_run, as_json=as_json, quiet=quiet):

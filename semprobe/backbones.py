@@ -166,6 +166,14 @@ def resolve_layer(layer: int, depth: int, name: str) -> int:
     return layer % depth
 
 
+def _own_colours(settings: dict[str, Any], model: torch.nn.Module, name: str) -> dict[str, Any]:
+    """open_clip takes each CLIP's own mean and deviation, which are not always OpenAI's."""
+    own: Any = getattr(model, "pretrained_cfg", None) or {}
+    if settings.get("like") != "saev-clip" or "clip" not in name.lower() or not own.get("mean"):
+        return settings
+    return {**settings, "mean": own["mean"], "std": own["std"]}
+
+
 def _put_on(model: torch.nn.Module, device: str) -> torch.nn.Module:
     try:
         return model.to(device)
@@ -235,7 +243,7 @@ def load_backbone(
     source = "pretrained" if pretrained else f"random, seed {random_weights}" if weights is None else Path(weights).name
     if edge is not None:
         config["input_size"] = (3, edge, edge)
-    transform = make_transform(config, settings)
+    transform = make_transform(config, _own_colours(settings, model, timm_name))
     patch_pixels = tuple(model.patch_embed.patch_size)  # type: ignore[union-attr,arg-type]
     embed: Any = model.patch_embed
     uneven = any(edge % pixels for edge, pixels in zip(transform.size, patch_pixels, strict=True))
@@ -245,7 +253,7 @@ def load_backbone(
     depth = len(model.blocks)  # type: ignore[arg-type]
     return Backbone(
         model=_put_on(model.eval(), device),
-        name=timm_name,
+        name=timm_name if pretrained else timm_name.partition(".")[0],  # the tag names weights that it does not have
         layers=tuple(resolve_layer(layer, depth, name) for layer in layers),
         transform=transform,
         weights=source,

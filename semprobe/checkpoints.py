@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,8 +92,8 @@ class Raw:
 
 def _config(folder: Path) -> dict[str, Any]:
     """The configuration beside a checkpoint; nothing if there is none."""
-    for name in _CONFIGS:
-        file = folder / name
+    above = [folder.parent] if folder.name == "checkpoints" else []  # as dictionary_learning has them
+    for file in (place / name for place in (folder, *above) for name in _CONFIGS):
         if not file.is_file():
             continue
         try:
@@ -114,10 +115,23 @@ class _PrismaConfig:
     """Stands in for the one class that ViT-Prisma pickles beside its weights; only its attributes are read."""
 
 
+def _check_zip(path: Path) -> None:
+    """A torch file whose parts are as large as it says: reading one allocates what its directory claims."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            parts = file.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise SAEError(f"{path}: the tensors can't be read ({error}); the file is damaged or no checkpoint") from error
+    packed = [part for part in parts if part.compress_type != zipfile.ZIP_STORED]
+    if packed or sum(part.file_size for part in parts) > path.stat().st_size:
+        raise SAEError(f"{path}: its parts are packed or claim more than the file holds, as torch.save never writes it")
+
+
 def _load_torch(file: BinaryIO | Path, path: Path) -> dict[str, Any]:
     """A saved dict, without ever running a pickle's code."""
     import torch
 
+    _check_zip(path)
     stand_in: list[Any] = [(_PrismaConfig, "vit_prisma.sae.config.VisionModelSAERunnerConfig")]
     try:
         with torch.serialization.safe_globals(stand_in):
@@ -134,17 +148,19 @@ def _load_torch(file: BinaryIO | Path, path: Path) -> dict[str, Any]:
     return {str(name): value for name, value in state.items()}
 
 
-def _split(state: dict[str, Any], path: Path) -> tuple[Tensors, dict[str, Any]]:
+def _split(state: dict[str, Any], path: Path, nested: bool = False) -> tuple[Tensors, dict[str, Any]]:
     """Tensors and the rest, of a state dict or of one nested under ``ae`` or ``state_dict``."""
     import torch
 
     for key in ("ae", "state_dict"):
-        if isinstance(state.get(key), dict):
+        if isinstance(state.get(key), dict) and not nested:
             extra = {name: value for name, value in state.items() if name != key}
-            return _split(state[key], path)[0], {**extra, "nested": key}
+            return _split(state[key], path, nested=True)[0], {**extra, "nested": key}
     tensors = {name: value for name, value in state.items() if torch.is_tensor(value)}
     size = path.stat().st_size
     for name, value in tensors.items():
+        if value.layout != torch.strided:
+            raise SAEError(f"{path}: {name} is a {value.layout} tensor, expected a dense one")
         if max(value.nbytes, value.untyped_storage().nbytes()) > size:
             raise SAEError(f"{path}: {name} claims shape {tuple(value.shape)}, and the file has {size} bytes; damaged")
     rest = {name: value for name, value in state.items() if name not in tensors}
@@ -236,8 +252,8 @@ def _candidates(folder: Path) -> list[Path]:
     return [path for path in files if _opener(path) and not _is_json(path)]
 
 
-def _weights_in(folder: Path) -> Path:
-    """The one file of a folder that is an SAE's weights."""
+def _weights_in(folder: Path, deeper: int = 3) -> Path:
+    """The one file of a folder that is an SAE's weights; where it has one folder and no such file, the one in there."""
     found = _candidates(folder)
     if len(found) > 1:
         found = [path for path in found if _recognised(path)] or found
@@ -247,8 +263,8 @@ def _weights_in(folder: Path) -> Path:
         names = ", ".join(path.name for path in found[:8])
         raise SAEError(f"{folder}: holds {len(found)} files that may be the SAE: {names}; name one of them")
     below = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-    if len(below) == 1:
-        return _weights_in(below[0])
+    if len(below) == 1 and deeper:
+        return _weights_in(below[0], deeper - 1)
     hint = f"; it has folders, name one of them: {', '.join(path.name for path in below[:12])}" if below else ""
     raise SAEError(f"{folder}: holds no file that can be an SAE{hint}")
 
@@ -260,7 +276,7 @@ def _recognised(path: Path) -> bool:
     try:
         raw = opener(path) if opener else None
         return raw is not None and any(form.recognises(raw) for form in FORMATS)
-    except SAEError:
+    except Exception:  # whatever a damaged file raises: it is none of ours
         return False
 
 
@@ -304,7 +320,7 @@ def _read(path: Path, options: Options) -> SAE:
         raise SAEError(f"{path}: holds {held}, and {beside}, so how it encodes is not known; see docs/what-loads.md")
     unused = sorted(set(options.given()) - options.used)
     if unused:
-        raise SAEError(f"{path}: says its {' and '.join(unused)} itself ({sae.origin}); leave the option out")
+        raise SAEError(f"{path}: has no use for {' and '.join(unused)} ({sae.origin}); leave the option out")
     return sae
 
 
@@ -343,6 +359,8 @@ def load_sae(
     from semprobe import hub
 
     given = os.fspath(path)
+    if not given:
+        raise SAEError("the path of the SAE is empty")
     about = hub.PUBLISHED.get(given)
     local = pilot_sae_path() if given == "pilot" else hub.local_path(about.address if about else given)
     file = _weights(local)
@@ -351,5 +369,5 @@ def load_sae(
     if about:
         sae.declared.update({"backbone": about.backbone, "layer": about.layer})
     if not decoder:  # so that it may travel as a path; a changed copy may not
-        object.__setattr__(sae, "_source", (given if about else os.path.abspath(file), options.given()))
+        object.__setattr__(sae, "_source", (os.path.abspath(file), options.given()))
     return sae

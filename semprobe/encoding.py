@@ -72,7 +72,8 @@ def blocks_of(activations: xr.DataArray) -> da.Array:
     return ordered.data.rechunk({1: -1, 2: -1})
 
 
-def _names(activations: xr.DataArray, blocks: da.Array) -> da.Array:
+def names_of(activations: xr.DataArray, blocks: da.Array) -> da.Array:
+    """Names of the images, for messages, cut like the blocks."""
     named = "image" in activations.coords
     values = activations["image"].values if named else np.arange(blocks.shape[0])
     return da.from_array(values.astype(object), chunks=(blocks.chunks[0],))
@@ -165,7 +166,7 @@ def encode(activations: xr.DataArray, sae: SAE) -> xr.DataArray:
     """
     check_fit(activations, sae)
     blocks = blocks_of(activations)
-    data = _Codes.build(blocks, _names(activations, blocks), sae, None)
+    data = _Codes.build(blocks, names_of(activations, blocks), sae, None)
     coords = {**_coords(activations, "image", "patch"), "latent": np.arange(sae.latents)}
     described = {"description": "code of the latent at the patch", "sae": sae.sha256}
     return xr.DataArray(data, dims=("image", "patch", "latent"), coords=coords, name="codes", attrs=described)
@@ -197,7 +198,7 @@ def reductions(activations: xr.DataArray, sae: SAE, names: tuple[str, ...]) -> x
     blocks = blocks_of(activations)
     shape = (blocks.chunks[0], (sae.latents,))
     parts = da.blockwise(
-        _block_reduce, "il", blocks, "ipf", _names(activations, blocks), "i",
+        _block_reduce, "il", blocks, "ipf", names_of(activations, blocks), "i",
         sae=sae, want=frozenset(names), new_axes={"l": sae.latents}, concatenate=True, dtype=object,
         meta=np.empty((0, 0), object),
     )  # fmt: skip

@@ -64,12 +64,16 @@ def inspect_images(
     kept = images.isel(image=[at for at, result in enumerate(found) if isinstance(result, Inspected)])
     names = images["image"].values
     skipped = [{"image": str(names[at]), "reason": str(error)} for at, error in bad]
+    return kept.assign_coords(coordinates(good)).assign_attrs(skipped=skipped)
+
+
+def coordinates(inspected: list[Inspected]) -> dict[str, Any]:
+    """What a first look at images told, as coordinates: ``sha256``, ``width``, ``height`` and ``alpha``."""
     types = {"sha256": object, "width": np.int32, "height": np.int32, "alpha": bool}
-    looked = {
-        name: ("image", np.array([getattr(one, name) for one in good], dtype=dtype), attrs(name))
+    return {
+        name: ("image", np.array([getattr(one, name) for one in inspected], dtype=dtype), attrs(name))
         for name, dtype in types.items()
     }
-    return kept.assign_coords(looked).assign_attrs(skipped=skipped)
 
 
 def template(images: xr.Dataset, backbone: Backbone, *, dtype: str = "float32", cls: bool = False) -> xr.Dataset:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
 
+from semprobe import kernel
 from semprobe.encoding import check_fit
 from semprobe.sae import SAE
 
@@ -19,7 +20,7 @@ class Fit(NamedTuple):
     images: int
     patches: int
     explained_variance: float | None
-    """1 - sum |x - rebuilt|^2 / sum |x - mean x|^2; None where the decoder does not rebuild its input."""
+    """1 - sum |x - rebuilt|^2 / sum |x - mean x|^2; None where no decoder rebuilds the input, or nothing varies."""
     l0: float
     """Codes that are not 0, a patch."""
     dead: float
@@ -31,7 +32,7 @@ class Fit(NamedTuple):
     def verdict(self) -> str:
         """What the explained variance says, in words."""
         if self.explained_variance is None:
-            return "no decoder that rebuilds the input, so how well it fits can't be told"
+            return "no decoder that rebuilds the input, or activations that never vary: how well it fits can't be told"
         said = f"explained variance {self.explained_variance:.2f}"
         if self.explained_variance < 0:
             return f"{said}: these activations are not what this SAE was trained on"
@@ -67,17 +68,18 @@ def measure_fit(activations: xr.DataArray, sae: SAE) -> Fit:
     x = np.asarray(activations.transpose("image", "patch", "feature").values, np.float32)
     mean = x.mean((0, 1), dtype=np.float64)
     fired, total, left, spread = np.zeros(sae.latents, np.int64), 0, 0.0, 0.0
+    names = activations["image"].values if "image" in activations.coords else np.arange(len(x))
     for at in range(0, len(x), _AT_ONCE):
-        block = x[at : at + _AT_ONCE].reshape(-1, sae.width)
-        codes = sae.encode(block)
+        block = x[at : at + _AT_ONCE]
+        codes = kernel.codes(block, sae, names=names[at : at + _AT_ONCE])
         fires = codes != 0
-        fired += fires.sum(0)
+        fired += fires.sum((0, 1))
         total += int(fires.sum())
         if sae.decoder is not None:
             left += float(np.square(block - sae.decode(codes, block), dtype=np.float64).sum())
             spread += float(np.square(block - mean, dtype=np.float64).sum())
     patches = x.shape[0] * x.shape[1]
-    explained = None if sae.decoder is None else 1 - left / spread if spread else float("-inf")
+    explained = 1 - left / spread if spread else None  # nothing to explain in what never varies
     dead, always = float((fired == 0).mean()), float((fired == patches).mean())
     return Fit(len(x), patches, explained, total / patches, dead, always)
 
@@ -96,8 +98,3 @@ def words(fit: Fit, normalised: Fit | None) -> str:
     if other is None or fit.explained_variance is None or other < fit.explained_variance + 0.05:
         return fit.verdict
     return f"{fit.verdict}; with --normalize probe it is {other:.2f}"
-
-
-def as_dict(fit: Fit) -> dict[str, Any]:
-    """For JSON."""
-    return {**fit._asdict(), "verdict": fit.verdict}

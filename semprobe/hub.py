@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from semprobe.errors import SAEError
 
-_CLIP = "vit_base_patch16_clip_quickgelu_224.openai"
 _DINOV2 = "vit_base_patch14_reg4_dinov2.lvd142m"
 
 
@@ -25,7 +25,7 @@ class Published(NamedTuple):
 
 PUBLISHED = {
     "saev-clip-vit-b16": Published(
-        "hf://osunlp/SAE_CLIP_24K_ViT-B-16_IN1K", _CLIP, 10, "196 patches", "not settled: none or probe",
+        "hf://osunlp/SAE_CLIP_24K_ViT-B-16_IN1K", "ViT-B-16/openai", 10, "196 patches", "not settled: none or probe",
         "normalisation, and QuickGELU or GELU: ViT-B-16/openai ran with either, by open_clip's version",
     ),
     "saev-dinov2-vit-b14-reg": Published(
@@ -66,11 +66,14 @@ def local_path(address: str) -> Path:
         return Path(address)
     found = _ADDRESS.fullmatch(address)
     if found is None:
-        raise SAEError(f"{address}: expected hf://owner/name[@revision][/file or folder]")
-    repo, revision, inside = found["repo"], found["revision"], found["inside"] or ""
+        raise SAEError(
+            f"{address}: expected hf://owner/name[@revision][/file or folder], with %2F for a / in a revision"
+        )
+    repo, inside = found["repo"], found["inside"] or ""
+    revision = unquote(found["revision"]) if found["revision"] else None
     names = _list(address, repo, revision)
     if names is None:
-        return _cached(address, repo, revision) / inside
+        return _cached(address, repo, revision, inside)
     return _download(address, repo, revision, inside, names)
 
 
@@ -87,12 +90,15 @@ def _list(address: str, repo: str, revision: str | None) -> list[str] | None:
         return None
 
 
-def _cached(address: str, repo: str, revision: str | None) -> Path:
+def _cached(address: str, repo: str, revision: str | None, inside: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.constants import HF_HUB_CACHE
 
     try:
-        return Path(snapshot_download(repo, revision=revision, local_files_only=True))
+        found = Path(snapshot_download(repo, revision=revision, local_files_only=True)) / inside
+        if not found.exists():
+            raise FileNotFoundError(inside)
+        return found
     except Exception as error:
         raise SAEError(
             f"{address}: the hub can't be reached (or HF_HUB_OFFLINE is set), and the cache in {HF_HUB_CACHE} lacks "
@@ -113,15 +119,16 @@ def _download(address: str, repo: str, revision: str | None, inside: str, names:
         if folder not in parents and len(parents) == 1:  # such as layer_10/<run>/sae.pt
             folder = parents[0]
         elif folder not in parents:
-            raise SAEError(f"{address}: holds SAEs in several folders, name one: {', '.join(parents[:12]) or 'none'}")
+            where = f"in several folders, name one: {', '.join(parents[:12])}" if parents else "nowhere"
+            raise SAEError(f"{address}: holds files that may be SAEs {where}")
     beside = [name for name in names if name.rpartition("/")[0] == folder and name.endswith(_WEIGHTS)]
-    wanted = [name for name in beside if name == inside or inside not in names or name.endswith(".json")]
+    wanted = beside
+    if inside in names:
+        wanted = [inside, *(name for name in beside if name.endswith(".json") and name != inside)]
+    elif sum(not name.endswith(".json") for name in beside) > 4:
+        raise SAEError(f"{address}: holds many files that may be the SAE, name one: {', '.join(beside[:12])}")
     try:
         local = [Path(hf_hub_download(repo, name, revision=revision)) for name in wanted]
     except Exception as error:
         raise SAEError(f"{address}: can't be downloaded: {(str(error) or repr(error)).splitlines()[0]}") from error
-    return (
-        next(path for path, name in zip(local, wanted, strict=True) if name == inside)
-        if inside in names
-        else (local[0].parent)
-    )
+    return local[0] if inside in names else local[0].parent

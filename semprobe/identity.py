@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,10 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "laion/clip-vit-b-16-datacomp.xl-s13b-b90k": ("vit_base_patch16_clip_224.datacompxl",),
     "laion/clip-vit-b-32-laion2b-s34b-b79k": ("vit_base_patch32_clip_224.laion2b",),
     "laion/clip-vit-b-16-laion2b-s34b-b88k": ("vit_base_patch16_clip_224.laion2b",),
+    "openai/clip-vit-base-patch16": (_QUICK,),
+    "openai/clip-vit-base-patch32": ("vit_base_patch32_clip_quickgelu_224.openai",),
+    "openai/clip-vit-large-patch14": ("vit_large_patch14_clip_quickgelu_224.openai",),
+    "clip-vit-b16-gelu": (_GELU,),
     "dinov2-vit-b14-reg": ("vit_base_patch14_reg4_dinov2.lvd142m",),
     **{
         f"dinov2_vit{letter}14{'_reg' if registers else ''}": (
@@ -25,8 +30,20 @@ ALIASES: dict[str, tuple[str, ...]] = {
         for letter, size in (("s", "small"), ("b", "base"), ("l", "large"), ("g", "giant"))
         for registers in (True, False)
     },
+    **{
+        f"facebook/dinov2-{'with-registers-' if registers else ''}{size}": (
+            f"vit_{size}_patch14_{'reg4_' if registers else ''}dinov2.lvd142m",
+        )
+        for size in ("small", "base", "large", "giant")
+        for registers in (True, False)
+    },
 }
 """A name in other libraries, in lower case: the models of timm that it may stand for."""
+
+ALIASES_OF_DINOV3 = {
+    letter: f"vit_{size}_patch16_dinov3.lvd1689m" for letter, size in (("s", "small"), ("b", "base"), ("l", "large"))
+}
+"""Letter in the names that DINOv3's own files have, such as dinov3_vits16_pretrain_lvd1689m-08c60483.pth."""
 
 _PREFIXES = ("open-clip:", "hf-hub:", "hf_hub:", "timm/")
 
@@ -36,7 +53,20 @@ def _models(name: str) -> set[str]:
     plain = name.strip().lower()
     for prefix in _PREFIXES:
         plain = plain.removeprefix(prefix)
+    plain = ALIASES_OF_DINOV3[match[1]] if (match := _DINOV3.search(plain)) else plain
     return set(ALIASES.get(plain, (plain,)))
+
+
+_DINOV3 = re.compile(r"dinov3[-_]vit([sbl])16")
+_DEPTHS = {"tiny": 12, "small": 12, "base": 12, "large": 24, "giant": 40}
+
+
+def _layer(layer: Any, model: Any) -> int | None:
+    """A block counted from 0; old files of saev count from the end, -2 for block 10 of 12. None if it can't be told."""
+    if type(layer) is not int or layer >= 0:
+        return layer if type(layer) is int else None
+    sizes = {size for name in _models(str(model)) for size in _DEPTHS if f"_{size}_" in name}
+    return _DEPTHS[sizes.pop()] + layer if len(sizes) == 1 else None
 
 
 def _same_model(one: str, other: str) -> bool:
@@ -52,17 +82,19 @@ def mismatches(backbone: Mapping[str, Any], declared: Mapping[str, Any]) -> list
     Parameters
     ----------
     backbone
-        Of a store's provenance: ``model`` and ``layer``, a block from 0. Negative layers, in old files of other
-        projects, count from an end that is not recorded and are not compared.
+        Of a store's provenance: ``model`` and ``layer``, a block from 0. A negative layer, in old shards of saev,
+        counts from the end, where the model's name tells how many blocks it has; else it is not compared.
     declared
-        Of the SAE: ``backbone`` and ``layer``; what it does not say is not compared.
+        Of the SAE: ``backbone``, ``layer`` and, if it is not the output of that block, ``site``; what it does not say
+        is not compared.
     """
     found = []
     model, wanted = backbone.get("model"), declared.get("backbone")
     if model and wanted and not _same_model(str(model), str(wanted)):
         found.append(f"the activations are of {model}, the SAE declares {wanted}")
-    layer, wanted_layer = backbone.get("layer"), declared.get("layer")
-    known = type(layer) is int and type(wanted_layer) is int and layer >= 0 and wanted_layer >= 0
-    if known and layer != wanted_layer:
+    layer, wanted_layer = _layer(backbone.get("layer"), model), _layer(declared.get("layer"), wanted)
+    if None not in (layer, wanted_layer) and layer != wanted_layer:
         found.append(f"the activations are of block {layer}, the SAE declares block {wanted_layer}")
+    if declared.get("site"):
+        found.append(f"the activations are what leaves a block, the SAE declares {declared['site']}")
     return found

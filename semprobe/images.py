@@ -94,15 +94,16 @@ def _from_folder(root: Path, order: str) -> tuple[list[_Row], int]:
     else:
         files = list(_walk(root))
         images = [path for path in files if _is_image(path)]
-    return _labelled(root, images), len(files) - len(images)
+    return _labelled(root, images, strict=order != "saev"), len(files) - len(images)
 
 
-def _labelled(root: Path, images: list[Path]) -> list[_Row]:
+def _labelled(root: Path, images: list[Path], strict: bool) -> list[_Row]:
+    """Rows of the images; with `strict` none may be in a folder without a label where others have one."""
     relative = {path: path.relative_to(root).parts for path in images}
     labelled = any(_label_of(parts, True) for parts in relative.values())
     rows = []
     for path, parts in relative.items():
-        found = _label_of(parts, labelled)
+        found = _label_of(parts, labelled and strict)
         if found is None:
             raise ImagesError(
                 f"{path}: some folders of {root} are labelled, and this image is in none that is. Name its folder "
@@ -245,8 +246,10 @@ def find_images(path: str | os.PathLike[str], *, order: str = "path") -> xr.Data
     table = _table(rows, root, ignored)
     if order == "path":
         return table
-    read = "ImageFolder" if given.is_dir() else "lines of the CSV file"
-    return table.sel(image=list(dict.fromkeys(row.name for row in rows))).assign_attrs(order=read)
+    said = {"order": "ImageFolder", "root": os.path.realpath(root)}
+    if given.is_file():
+        said |= {"order": "lines of the CSV file", "manifest_sha256": hashlib.sha256(_bytes(given)).hexdigest()}
+    return table.sel(image=list(dict.fromkeys(row.name for row in rows))).assign_attrs(said)
 
 
 # reading

@@ -17,7 +17,7 @@ import numpy as np
 import xarray as xr
 from dask.graph_manipulation import clone
 
-from semprobe.encoding import blocks_of
+from semprobe.encoding import blocks_of, names_of
 from semprobe.errors import DataError
 
 CLAMP = 1e5
@@ -26,17 +26,23 @@ CLAMP = 1e5
 _TOGETHER = 1024  # images whose sums are added in one step, whatever the chunks: the order of a sum shows in its bits
 
 
-def _clamped(block: np.ndarray) -> np.ndarray:
+def _clamped(block: np.ndarray, names: np.ndarray) -> np.ndarray:
+    finite = np.isfinite(block).all((1, 2))
+    if not finite.all():
+        raise DataError(
+            f"image {names[np.argmin(finite)]}: an activation is not finite (NaN or infinite), so nothing can be "
+            "normalised by it; extract it again, in float32 if it overflowed float16"
+        )
     return np.clip(block.astype(np.float32, copy=False), -CLAMP, CLAMP)
 
 
-def _sums(block: np.ndarray) -> np.ndarray:
-    return _clamped(block).sum(1, dtype=np.float64)
+def _sums(block: np.ndarray, names: np.ndarray) -> np.ndarray:
+    return _clamped(block, names).sum(1, dtype=np.float64)
 
 
-def _lengths(block: np.ndarray, mean: np.ndarray) -> np.ndarray:
+def _lengths(block: np.ndarray, names: np.ndarray, mean: np.ndarray) -> np.ndarray:
     """Each image's sum over patches of the distance to the mean."""
-    return np.linalg.norm(_clamped(block) - mean, axis=-1).sum(1, dtype=np.float64)
+    return np.linalg.norm(_clamped(block, names) - mean, axis=-1).sum(1, dtype=np.float64)
 
 
 def _total(parts: da.Array) -> da.Array:
@@ -67,17 +73,20 @@ def statistics(activations: xr.DataArray) -> xr.Dataset:
     x = blocks_of(activations)
     number, patches, features = x.shape
     first, second = clone(x), clone(x)  # else chunks of the first pass would stay in memory for the next
-    sums = da.map_blocks(_sums, first, drop_axis=1, dtype=np.float64, meta=np.empty((0, 0)))
+    names = names_of(activations, x)
+    sums = da.blockwise(
+        _sums, "if", first, "ipf", names, "i", concatenate=True, dtype=np.float64, meta=np.empty((0, 0))
+    )
     mean = (_total(sums) / (number * patches)).astype(np.float32)
     lengths = da.blockwise(
-        _lengths, "i", second, "ipf", mean, "f", concatenate=True, dtype=np.float64, meta=np.empty(0)
+        _lengths, "i", second, "ipf", names, "i", mean, "f", concatenate=True, dtype=np.float64, meta=np.empty(0)
     )
     scale = (_total(lengths) / (number * patches) / np.sqrt(features)).astype(np.float32)
     return xr.Dataset({"mean": ("feature", mean), "scale": ((), scale)})
 
 
-def _shifted(block: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    found = _clamped(block)
+def _shifted(block: np.ndarray, names: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    found = _clamped(block, names)
     found -= mean
     found /= scale
     return found
@@ -108,8 +117,8 @@ def normalize(activations: xr.DataArray, by: xr.Dataset) -> xr.DataArray:
         raise DataError(f"the statistics are of {by['mean'].size} features, the activations have {x.shape[2]}")
     mean, scale = da.asarray(by["mean"].data), da.asarray(by["scale"].data)
     shifted = da.blockwise(
-        _shifted, "ipf", x, "ipf", mean, "f", scale, "", concatenate=True, dtype=np.float32,
-        meta=np.empty((0, 0, 0), np.float32),
+        _shifted, "ipf", x, "ipf", names_of(activations, x), "i", mean, "f", scale, "",
+        concatenate=True, dtype=np.float32, meta=np.empty((0, 0, 0), np.float32),
     )  # fmt: skip
     return activations.transpose("image", "patch", "feature").copy(data=shifted)
 
@@ -126,10 +135,14 @@ def read_statistics(path: str | os.PathLike[str]) -> xr.Dataset:
         with np.load(Path(path), allow_pickle=False) as file:
             mean, scale = np.asarray(file["mean"], np.float32), np.asarray(file["scale"], np.float32)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: can't be read as an .npz file with mean and scale ({error})") from error
-    if scale.size != 1:
-        raise DataError(f"{path}: scale has shape {scale.shape}, expected one number")
-    return checked(xr.Dataset({"mean": ("feature", mean.reshape(-1)), "scale": ((), scale.reshape(()))}), str(path))
+        raise DataError(
+            f"{path}: expected none, probe or an .npz file with mean and scale, and it can't be read as one ({error})"
+        ) from error
+    if scale.size != 1 or mean.ndim != 1:
+        raise DataError(
+            f"{path}: mean and scale have shapes {mean.shape} and {scale.shape}, expected (feature,) and ()"
+        )
+    return checked(xr.Dataset({"mean": ("feature", mean), "scale": ((), scale.reshape(()))}), str(path))
 
 
 def checked(found: xr.Dataset, where: str) -> xr.Dataset:

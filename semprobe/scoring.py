@@ -214,7 +214,7 @@ def _check_classes(label: xr.DataArray) -> None:
     if label.sizes["concept"] == 0:
         raise DataError(
             "no concept is labelled in this store, so there is nothing to score; extract from folders named "
-            "{concept}-positive and {concept}-negative, or from a manifest"
+            "{concept}-positive and {concept}-negative, or from a manifest; shards of saev take theirs from --images"
         )
     if label.chunks is not None:
         raise DataError("label is lazy; load it first: data.assign_coords(label=data.label.load())")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -52,8 +51,7 @@ def _variant(like: str, model: str) -> str:
     """The variant that is meant; ``saev`` knows families by the model's name in timm."""
     if like not in LIKE:
         raise BackboneError(f"like is {like!r}, expected one of {', '.join(LIKE)}")
-    words = re.split("[^a-z0-9]", model.split("/")[-1].lower())
-    fitting = [variant for family, variant in _FAMILIES.items() if family in words]
+    fitting = [variant for family, variant in _FAMILIES.items() if family in model.lower()]
     if like == "saev" and not fitting:
         raise BackboneError(
             f"model {model} is neither a CLIP nor a DINOv2 by its name, so like 'saev' does not say which transform is "

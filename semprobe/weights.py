@@ -108,6 +108,25 @@ def _check_patches(state: dict[str, torch.Tensor], model: Any, path: Path) -> No
             raise _misfit(path, f"found {name} of shape {tuple(value.shape)}, expected {expected}")
 
 
+def _grids(model: Any) -> set[int]:
+    """Patches along an edge that weights may come with: the model's, and what it was trained with; {} if unknown."""
+    trained = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (0, 0, 0))[1]
+    grids = {trained // int(model.patch_embed.patch_size[0])} if trained else set()
+    return {int(model.patch_embed.grid_size[0]), *grids} if grids else set()
+
+
+def _check_positions(state: dict[str, torch.Tensor], model: Any, path: Path) -> None:
+    """Weights of another resolution are another model, which timm would resample without a word."""
+    grids = _grids(model)
+    for name in ("pos_embed", "visual.positional_embedding", "module.visual.positional_embedding"):
+        if not grids or name not in state or state[name].ndim not in (2, 3):
+            continue
+        tokens, prefixes = state[name].shape[-2], {0, 1, int(getattr(model, "num_prefix_tokens", 1))}
+        if not {tokens - prefix for prefix in prefixes} & {edge * edge for edge in grids}:
+            edges = " or ".join(f"{edge} x {edge}" for edge in sorted(grids))
+            raise _misfit(path, f"found positions of {tokens} tokens, expected a grid of {edges} patches")
+
+
 def _check_registers(state: dict[str, torch.Tensor], model: Any, path: Path) -> None:
     wanted = getattr(model, "num_reg_tokens", 0)
     found = state["register_tokens"].shape[1] if "register_tokens" in state else 0
@@ -147,6 +166,7 @@ def put_weights(model: torch.nn.Module, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     state = _backbone_only(read_weights(path))
     _check_patches(state, model, path)
+    _check_positions(state, model, path)
     _check_registers(state, model, path)
     result = model.load_state_dict(_converted(state, model, path), strict=False)
     missing, extra = result.missing_keys, [k for k in result.unexpected_keys if not k.startswith(_UNUSED)]

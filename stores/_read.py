@@ -91,7 +91,7 @@ class StoredArray:
 
     def key(self, image: int) -> str:
         """Name of the file that holds an image."""
-        return self.keys()[image // self.shard]
+        return "/".join([self.name, "c", str(image // self.shard), *["0"] * (self.ndim - 1)])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_array": None}

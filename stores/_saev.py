@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from itertools import pairwise
@@ -99,6 +100,8 @@ def _checked(images: Any, folder: str, expected: int) -> xr.Dataset:
         raise ImagesError(
             f"images is {type(images).__name__}, expected a Dataset as find_images(..., order='saev') gives"
         )
+    if "order" not in images.attrs:
+        raise ImagesError("these images are in the order of their paths; shards need find_images(..., order='saev')")
     names = images["image"].values.tolist()
     if len(names) != expected:
         raise ImagesError(
@@ -155,14 +158,25 @@ def _grid(patches: int) -> dict[str, Any]:
     return {"row": ("patch", row, attrs("row")), "column": ("patch", column, attrs("column"))}
 
 
-def _provenance(folder: str, about: Metadata, layer: int, images: xr.Dataset) -> dict[str, Any]:
+def _state(folder: str, here: Directory) -> str:
+    """What tells files that were written again: sizes and dates, since reading all would take as long as encoding."""
+    labels = os.path.join(folder, LABELS)
+    there = os.stat(labels) if os.path.isfile(labels) else None
+    known = (here.state, there and (there.st_size, there.st_mtime_ns))
+    return hashlib.sha256(repr(known).encode()).hexdigest()
+
+
+def _provenance(folder: str, here: Directory, layer: int, images: xr.Dataset) -> dict[str, Any]:
+    about = here.about
     return {
         "backbone": {"model": about.model, "family": about.family, "layer": layer},
         "shards": {
             "path": os.path.realpath(folder), "format": "saev", "protocol": about.protocol or "none",
-            "metadata_sha256": about.sha256, "data": about.data,
+            "metadata_sha256": about.sha256, "files_sha256": _state(folder, here), "data": about.data,
         },
-        "images": {name: str(images.attrs[name]) for name in ("root", "order") if name in images.attrs},
+        "images": {
+            name: str(images.attrs[name]) for name in ("root", "order", "manifest_sha256") if name in images.attrs
+        },
     }  # fmt: skip
 
 
@@ -188,6 +202,6 @@ def open_shards(place: Place, *, layer: int | None, images: xr.Dataset | None) -
     protocol = here.about.protocol or "none"
     form = {"kind": "activations", "version": FORMAT_VERSION, "saev_protocol": protocol}
     kept = {name: named.attrs[name] for name in ("root", "ignored_files") if name in named.attrs}
-    came = _provenance(folder, here.about, chosen, named)
+    came = _provenance(folder, here, chosen, named)
     found = named.drop_attrs(deep=False).assign_coords(_grid(here.about.patches)).assign(lazy)
     return found.assign_attrs(kept, semprobe_format=form, provenance=came)

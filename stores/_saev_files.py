@@ -34,7 +34,7 @@ _NAMES = {
 """Each field's names, newest first."""
 
 _ACTS = re.compile(r"acts(\d{6,})\.bin")
-_JSON_BYTES = 50_000_000  # more is no metadata
+_JSON_BYTES = 5_000_000  # more is no metadata
 _TOLD = 1000  # characters kept of what the metadata says of the data
 
 
@@ -219,6 +219,11 @@ def _files(folder: str) -> dict[int, os.stat_result]:
     return found
 
 
+def _needed(about: Metadata, layout: Layout) -> int:
+    """Files that the images need."""
+    return -(-about.images // layout.per_file)
+
+
 def _layout(folder: str, about: Metadata, counts: list[int] | None, files: dict[int, os.stat_result]) -> Layout:
     """The layout that the first file's size says, whatever the metadata says of a CLS row."""
     layouts = _layouts(about)
@@ -230,7 +235,9 @@ def _layout(folder: str, about: Metadata, counts: list[int] | None, files: dict[
     if 0 not in files:
         raise StoreError(f"{folder}: {_acts(0)} is not there; copy the directory again")
     fits = [one for one in layouts if one.bytes == files[0].st_size]
-    if counts is not None:  # where both sizes are the same
+    possible = [one for one in fits if _needed(about, one) <= len(files) <= about.images // one.per_file + 1]
+    fits = possible or fits  # both sizes may be the same
+    if counts is not None:
         fits = [one for one in fits if one.counts(sum(counts), len(counts)) == counts] or fits
     if not fits:
         raise _wrong_size(folder, 0, files[0].st_size, layouts[0].bytes)

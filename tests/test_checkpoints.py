@@ -6,6 +6,7 @@ import json
 import pickle
 import random
 import shutil
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import semprobe
 from semprobe.errors import SAEError
@@ -207,7 +208,7 @@ def test_options_are_for_files_that_do_not_say_it(tmp_path: Path) -> None:
         semprobe.load_sae(case, kind="topk")
     with pytest.raises(SAEError, match="k is 65, expected 1 to 64"):
         semprobe.load_sae(case, kind="topk", k=65)
-    with pytest.raises(SAEError, match="says its k itself"):
+    with pytest.raises(SAEError, match="has no use for k"):
         semprobe.load_sae(DATA / "sae" / "sae-lens-topk", k=14)
     sae = semprobe.load_sae(case, kind="topk", k=14)
     assert pickle.loads(pickle.dumps(sae)).sha256 == sae.sha256
@@ -258,6 +259,100 @@ def test_other_files_of_the_same_formats(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, torch.where(pre >= np.exp(-0.5), pre, 0), atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["standard", "gated", "jumprelu", "batchtopk"])
+def test_unfinished_runs_of_dictionary_learning(name: str, tmp_path: Path) -> None:
+    """Biases, gates and thresholds times norm_factor, as its scale_biases does; without the factor none is guessed."""
+    folder, w = tmp_path / "sae", _weights(f"dictionary-learning-{name}")
+    shutil.copytree(DATA / "sae" / f"dictionary-learning-{name}", folder)
+    biases = ("bias", "encoder.bias", "decoder_bias", "mag_bias", "gate_bias", "b_dec", "b_enc", "threshold")
+    scaled = {key: torch.from_numpy(np.asarray(value * 3 if key in biases else value)) for key, value in w.items()}
+    torch.save(scaled, folder / "ae.pt")
+    finished = semprobe.load_sae(folder)
+    state = {key: torch.from_numpy(np.asarray(value)) for key, value in w.items()}
+    for factor in (3.0, torch.tensor(3.0)):
+        torch.save({"ae": state, "norm_factor": factor, "step": 1}, folder / "ae.pt")
+        assert semprobe.load_sae(folder).sha256 == finished.sha256
+    torch.save({"ae": state, "norm_factor": None}, folder / "ae.pt")
+    plain = semprobe.load_sae(DATA / "sae" / f"dictionary-learning-{name}")
+    assert semprobe.load_sae(folder).sha256 == plain.sha256
+    for wrong in ({"ae": state}, {"ae": state, "norm_factor": -1}, {"ae": {"ae": state}, "norm_factor": 1.0}):
+        torch.save(wrong, folder / "ae.pt")
+        with pytest.raises(SAEError):
+            semprobe.load_sae(folder)
+
+
+def test_checkpoints_of_a_run_find_the_configuration_above_them(tmp_path: Path) -> None:
+    case = DATA / "sae" / "dictionary-learning-gated"
+    (tmp_path / "checkpoints").mkdir()
+    shutil.copy(case / "config.json", tmp_path)
+    shutil.copy(case / "ae.pt", tmp_path / "checkpoints" / "ae_500.pt")
+    assert semprobe.load_sae(tmp_path / "checkpoints" / "ae_500.pt").sha256 == semprobe.load_sae(case).sha256
+
+
+def test_top_k_of_dictionary_learning_takes_k_from_the_weights(tmp_path: Path) -> None:
+    w = _weights("dictionary-learning-batchtopk")
+    torch.save({key: torch.from_numpy(np.asarray(value)) for key, value in w.items()}, tmp_path / "ae.pt")
+    (tmp_path / "config.json").write_text(json.dumps({"trainer": {"dict_class": "AutoEncoderTopK"}}))
+    assert semprobe.load_sae(tmp_path).activation == TopK(14, relu=True)
+    (tmp_path / "config.json").write_text(json.dumps({"trainer": {"dict_class": "AutoEncoderTopK", "k": 5}}))
+    with pytest.raises(SAEError, match="do not belong together"):
+        semprobe.load_sae(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("hook", "declared"),
+    [
+        ("blocks.10.hook_resid_post", {"layer": 10}),
+        ("blocks.10.hook_resid_pre", {"layer": 9}),
+        ("blocks.10.hook_mlp_out", {"layer": 10, "site": "mlp_out"}),
+        ("blocks.2.attn.hook_z", {"layer": 2, "site": "attn.hook_z"}),
+        ("vision_model.encoder.layers.7", {"layer": 7}),
+        (None, {}),
+    ],
+)
+def test_hooks_say_which_block_and_what_of_it(hook: str | None, declared: dict[str, Any], tmp_path: Path) -> None:
+    shutil.copytree(DATA / "sae" / "sae-lens-standard", tmp_path / "sae")
+    config = json.loads((tmp_path / "sae" / "cfg.json").read_text())
+    config["metadata"] = {"sae_lens_version": "6.0.0", "hook_name": hook}
+    (tmp_path / "sae" / "cfg.json").write_text(json.dumps(config))
+    assert semprobe.load_sae(tmp_path / "sae").declared == declared
+
+
+def test_folders_that_only_look_like_a_hook(tmp_path: Path) -> None:
+    for name, declared in (
+        ("model-v1.5", {}),
+        ("layers.10", {"layer": 10}),
+        ("layers.3.mlp", {"layer": 3, "site": "mlp"}),
+    ):
+        shutil.copytree(DATA / "sae" / "eai-sparsify-topk", tmp_path / name)
+        assert semprobe.load_sae(tmp_path / name).declared == declared
+
+
+def test_scaling_of_codes_that_only_decodes(tmp_path: Path) -> None:
+    shutil.copytree(DATA / "sae" / "sae-lens-pre6-oldest", tmp_path / "sae")
+    target, config = tmp_path / "sae" / "sae_weights.safetensors", tmp_path / "sae" / "cfg.json"
+    before = semprobe.load_sae(tmp_path / "sae", decoder=True)
+    save_file({**load_file(target), "scaling_factor": torch.full((64,), 2.0)}, target)
+    with pytest.raises(SAEError, match="holds scaling_factor that is not 1"):
+        semprobe.load_sae(tmp_path / "sae")
+    config.write_text(json.dumps({**json.loads(config.read_text()), "finetuning_scaling_factor": True}))
+    after = semprobe.load_sae(tmp_path / "sae", decoder=True)
+    assert after.sha256 == before.sha256
+    assert before.decoder is not None
+    np.testing.assert_array_equal(after.decoder, 2 * before.decoder)
+
+
+def test_batch_top_k_of_other_schemas_needs_its_threshold(tmp_path: Path) -> None:
+    for schema in (5, None):
+        cfg = {"activation": {"cls": "BatchTopK", "params": {"top_k": 2}}}
+        header = {"schema": schema, "cfg": cfg} if schema else {"cls": "BatchTopK", "top_k": 2}
+        write_saev(tmp_path / "sae.pt")
+        tensors = (tmp_path / "sae.pt").read_bytes().partition(b"\n")[2]
+        (tmp_path / "sae.pt").write_bytes(json.dumps(header).encode() + b"\n" + tensors)
+        with pytest.raises(SAEError, match="--sae-threshold"):
+            semprobe.load_sae(tmp_path / "sae.pt")
+
+
 def test_a_threshold_that_counts_itself() -> None:
     """overcomplete compares with >=, all others with >."""
     from semprobe.formats._common import at_least
@@ -268,12 +363,32 @@ def test_a_threshold_that_counts_itself() -> None:
     assert SAE(encoder=np.eye(1), bias=np.zeros(1), activation=Threshold(value)).encode(np.array([[value]])) == 0
 
 
+def _weights(case: str) -> dict[str, np.ndarray]:
+    folder = DATA / "sae" / case
+    if (folder / "ae.pt").exists():
+        return {name: value.numpy() for name, value in torch.load(folder / "ae.pt", weights_only=True).items()}
+    return {name: value.numpy() for name, value in load_file(next(folder.glob("*.safetensors"))).items()}
+
+
 def test_decoders_rebuild_what_was_encoded() -> None:
+    """As each library's own decode has it."""
+    x = np.load(DATA / "sae" / "sae-lens-standard" / "x.npy")
     for case in ("sae-lens-topk-rescale", "sae-lens-standard-layernorm", "dictionary-learning-standard-april"):
-        sae = semprobe.load_sae(DATA / "sae" / case, decoder=True)
+        sae, w = semprobe.load_sae(DATA / "sae" / case, decoder=True), _weights(case)
         assert semprobe.load_sae(DATA / "sae" / case).decoder is None
-        x = np.load(DATA / "sae" / case / "x.npy")
-        assert sae.decode(sae.encode(x), x).shape == x.shape
+        codes = sae.encode(x)
+        if "topk" in case:
+            expected = codes / np.linalg.norm(w["W_dec"], axis=1) @ w["W_dec"] + w["b_dec"]
+        elif "layernorm" in case:
+            expected = (codes @ w["W_dec"] + w["b_dec"]) * x.std(1, ddof=1)[:, None] + x.mean(1)[:, None]
+        else:  # the codes were multiplied by the norms that its loader took out of the decoder
+            expected = codes / np.linalg.norm(w["decoder.weight"], axis=0) @ w["decoder.weight"].T + w["bias"]
+        np.testing.assert_allclose(sae.decode(codes, x), expected, atol=1e-4)
+    sae = semprobe.load_sae(DATA / "sae" / "sae-lens-standard", decoder=True)
+    scaled = replace(sae, normalisation="constant_norm_rescale")
+    codes, length = scaled.encode(x), np.linalg.norm(x, axis=1)[:, None]
+    expected = (codes @ sae.decoder + sae.decoder_bias) * length / 4
+    np.testing.assert_allclose(scaled.decode(codes, x), expected, atol=1e-4)
     with pytest.raises(SAEError, match="no decoder that rebuilds its input"):
         crossing = semprobe.load_sae(DATA / "sae" / "eai-sparsify-transcoder-skip", decoder=True)
         crossing.decode(crossing.encode(x), x)
@@ -346,6 +461,27 @@ def test_damaged_weights_end_in_a_clear_error(name: str, tmp_path: Path) -> None
         except SAEError:
             refused += 1
     assert refused > 200
+
+
+def test_files_that_are_packed_or_sparse(tmp_path: Path) -> None:
+    torch.save({"encoder.final_block.0.weight": torch.zeros(1000, 1000)}, tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(tmp_path / "packed.pt", "w") as packed:
+        for part in plain.infolist():
+            packed.writestr(part.filename, plain.read(part), zipfile.ZIP_DEFLATED)
+    with pytest.raises(SAEError, match="packed or claim more than the file holds"):
+        semprobe.load_sae(tmp_path / "packed.pt", kind="relu")
+    for name in ("a", "b"):
+        torch.save({"dictionary._weights": torch.eye(3).to_sparse()}, tmp_path / f"{name}.pt")
+    with pytest.raises(SAEError, match="expected a dense one|can't be read"):
+        semprobe.load_sae(tmp_path / "a.pt")
+    (tmp_path / "plain.pt").unlink()
+    (tmp_path / "packed.pt").unlink()
+    with pytest.raises(SAEError, match="2 files that may be the SAE"):
+        semprobe.load_sae(tmp_path)
+    deep = tmp_path / "deep" / "/".join("abcdefgh")
+    shutil.copytree(DATA / "sae" / "sae-lens-standard", deep)
+    with pytest.raises(SAEError, match="no file that can be an SAE"):
+        semprobe.load_sae(tmp_path / "deep")
 
 
 def test_sizes_that_a_file_only_claims(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_the_command_normalises_and_records_it(acts: Path, sae_file: Path, tmp_p
     refused = run("score", tmp_path / "probe.zarr", "-o", tmp_path / "c.zarr", "--normalize", "probe", code=2)
     assert "need --sae" in refused.stderr
     wrong = run("score", acts, "--sae", sae_file, "-o", tmp_path / "c.zarr", "--normalize", "prob", code=1)
-    assert "prob: can't be read as an .npz file" in wrong.stderr
+    assert "prob: expected none, probe or an .npz file" in wrong.stderr
 
 
 # what an SAE declares
@@ -119,6 +119,10 @@ def test_the_command_normalises_and_records_it(acts: Path, sae_file: Path, tmp_p
         ("pilot", 4, "tiny-vit", 3, 2),
         ("pilot", 4, None, None, 0),
         ("pilot", -2, "pilot", 4, 0),
+        ("ViT-B-16/openai", -2, "ViT-B-16/openai", 10, 0),
+        ("ViT-B-16/openai", -5, "ViT-B-16/openai", 10, 1),
+        ("dinov3_vits16_pretrain_lvd1689m-08c60483.pth", 8, "vit_small_patch16_dinov3.lvd1689m", 8, 0),
+        ("vit_base_patch16_clip_quickgelu_224.openai", 10, "openai/clip-vit-base-patch16", 10, 0),
         ("vit_base_patch16_clip_quickgelu_224.openai", 10, "ViT-B-16/openai", 10, 0),
         ("vit_base_patch16_clip_224.openai", 10, "ViT-B-16/openai", 10, 0),
         ("vit_base_patch16_clip_224.openai", 10, "ViT-B-16-quickgelu/openai", 10, 1),
@@ -182,6 +186,18 @@ def test_activations_that_an_sae_was_not_trained_on_are_told() -> None:
     assert "not what this SAE was trained on; with --normalize probe it is 0." in words(raw, normalised)
 
 
+def test_activations_that_are_not_finite_name_their_image() -> None:
+    x = make_activations(20, 6, 8)["activations"].copy()
+    x[13, 2, 5] = np.inf
+    for compute in (
+        lambda: normalisation.statistics(x).compute(),
+        lambda: normalisation.normalize(x, normalisation.statistics(x[:5])).compute(),
+        lambda: measure_fit(x, SAE(np.eye(8), np.zeros(8))),
+    ):
+        with pytest.raises(DataError, match=r"image 013\.png"):
+            compute()
+
+
 def test_a_sample_is_seeded_and_whole_images() -> None:
     x = make_activations(50, 6, 8)["activations"].chunk(image=7)
     one, two, other = (sample(x, patches=60, seed=seed) for seed in (0, 0, 1))
@@ -209,4 +225,4 @@ def test_the_command(acts: Path, sae_file: Path, tmp_path: Path, run: Run) -> No
 def test_nothing_to_rebuild_is_no_division() -> None:
     same = xr.DataArray(np.ones((3, 4, 8), np.float32), dims=("image", "patch", "feature"))
     sae = SAE(np.eye(8), np.zeros(8), decoder=np.eye(8), decoder_bias=np.zeros(8))
-    assert measure_fit(same, sae).explained_variance == float("-inf")
+    assert measure_fit(same, sae).explained_variance is None

@@ -47,7 +47,7 @@ def test_the_cache_is_enough(offline: Path, inside: str) -> None:
 def test_what_the_cache_lacks_is_told(offline: Path) -> None:
     with pytest.raises(SAEError, match=r"hf://other/name: the hub can't be reached .* lacks it. Run `hf download"):
         semprobe.load_sae("hf://other/name")
-    with pytest.raises(SAEError, match="there is no such file"):
+    with pytest.raises(SAEError, match=r"hf://owner/name/layer_11: the hub can't be reached .* lacks it"):
         semprobe.load_sae("hf://owner/name/layer_11")
     with pytest.raises(SAEError, match="the hub can't be reached"):
         semprobe.load_sae("saev-clip-vit-b16")
@@ -69,9 +69,11 @@ def online(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     fetched: list[str] = []
 
     def listing(self: Any, repo: str, revision: str | None = None) -> list[str]:
+        assert revision in (None, "refs/pr/1")
         return [name.split("/", 1)[1] for name in cases if name.startswith(repo.split("/")[1] + "/")]
 
     def download(repo: str, name: str, revision: str | None = None) -> str:
+        assert revision == (None if repo.endswith("a") else "refs/pr/1")
         fetched.append(name)
         key = f"{repo.split('/')[1]}/{name}"
         target = tmp_path / key
@@ -90,7 +92,7 @@ def test_only_what_is_needed_is_fetched(online: list[str]) -> None:
     online.clear()
     assert semprobe.load_sae("hf://owner/a/layer_11/sae_weights.safetensors").origin == "SAELens 6.54.12, topk"
     assert sorted(online) == ["layer_11/cfg.json", "layer_11/sae_weights.safetensors"]
-    assert semprobe.load_sae("hf://owner/b").origin.startswith("dictionary_learning, AutoEncoder")
+    assert semprobe.load_sae("hf://owner/b@refs%2Fpr%2F1").origin.startswith("dictionary_learning, AutoEncoder")
     with pytest.raises(SAEError, match="several folders, name one: layer_10, layer_11"):
         semprobe.load_sae("hf://owner/a")
     with pytest.raises(SAEError, match="no such file or folder"):

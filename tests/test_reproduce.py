@@ -51,7 +51,7 @@ def test_every_line_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: C
     for name in ("saev-clip-vit-b16", "saev-dinov2-vit-b14-reg"):
         monkeypatch.setitem(hub.PUBLISHED, name, hub.PUBLISHED[name]._replace(address=str(tmp_path / "sae.pt")))
     monkeypatch.chdir(tmp_path)
-    assert len(COMMANDS) == 9
+    assert len(COMMANDS) == 10
     for line in COMMANDS:
         program, *words = shlex.split(line)
         assert program == "semprobe"

@@ -8,6 +8,8 @@ import os
 import pickle
 import random
 import shutil
+import subprocess
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -51,7 +53,8 @@ def test_scores_of_shards_equal_the_original_tool(tmp_path: Path, run: Run) -> N
     direct, latents, imported = (
         stores.open_store(tmp_path / f"{name}.zarr") for name in ("direct", "latents", "imported")
     )
-    expected = np.load(RAW / "expected.npz")
+    with np.load(RAW / "expected.npz") as file:
+        expected = dict(file)
     found = direct["f1"].sel(concept=expected["concepts"].tolist())
     np.testing.assert_allclose(found, expected["f1"], rtol=0, atol=1e-6)
     xr.testing.assert_identical(direct.drop_attrs(), latents.drop_attrs())
@@ -66,7 +69,8 @@ def test_scores_of_normalised_shards_equal_the_original_tool(tmp_path: Path, run
     folder, out = RAW.parent / "score-normalised", tmp_path / "s.zarr"
     options = ("--images", folder / "images", "--sae", folder / "sae.pt", "--normalize", "probe", "--quiet")
     run("score", folder / "shards" / "acts", *options, "-o", out)
-    expected = np.load(folder / "expected.npz")
+    with np.load(folder / "expected.npz") as file:
+        expected = dict(file)
     found = stores.open_store(out)["f1"].sel(concept=expected["concepts"].tolist())
     np.testing.assert_allclose(found, expected["f1"], rtol=0, atol=1e-6)
 
@@ -139,11 +143,54 @@ def test_import_goes_on_where_it_was_killed(tmp_path: Path, run: Run, monkeypatc
         message="dtype: float32 in the store, float16 now",
     )
     monkeypatch.setattr(stores.Writer, "write", lambda self, start, v: written.append(start) or write(self, start, v))
+    first, before = shards / "acts000000.bin", (shards / "acts000000.bin").stat().st_mtime_ns
+    os.utime(first, ns=(before, before + 1))  # written again: the rest would be of other activations
+    _fails(run, "import", shards, "-o", out, "--quiet", message="shards.files_sha256")
+    os.utime(first, ns=(before, before))
     run("import", shards, "-o", out)
     assert written == [0, 16, 32]
     np.testing.assert_array_equal(stores.open_store(out)["activations"], values(40)[:, 0, 1:])
     _fails(run, "import", shards, "-o", out, message="--overwrite replaces it")
     run("import", shards, "-o", out, "--overwrite", "--quiet")
+
+
+def test_pictures_that_are_gone_still_label(tmp_path: Path, run: Run) -> None:
+    shutil.copytree(RAW / "images", tmp_path / "images")
+    gone = sorted((tmp_path / "images").rglob("*.png"))[0]
+    gone.write_bytes(b"")
+    result = run("import", ACTS, "--images", tmp_path / "images", "-o", tmp_path / "a.zarr")
+    assert "1 images can't be read, their hash and size stay unknown" in result.stderr
+    found = stores.open_store(tmp_path / "a.zarr")
+    assert (found["sha256"] == "").sum() == 1
+    assert (found["width"] == 0).sum() == 1
+
+
+def _peak(shards: Path, sae: Path) -> int:
+    """Peak memory of scoring all patch sums, in bytes, in a process of its own."""
+    code = (
+        "import resource, sys, semprobe\n"
+        "data, sae = semprobe.open_store(sys.argv[1]), semprobe.load_sae(sys.argv[2])\n"
+        "semprobe.predict(semprobe.patch_sum(data['activations'], sae)).sum('image').compute(num_workers=2)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+    )
+    words = [sys.executable, "-c", code, str(shards), str(sae)]
+    return int(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+
+
+def test_memory_stays_flat_as_shards_grow(tmp_path: Path) -> None:
+    """Sparse files: nothing is on disk, and all of it is read."""
+    sae = write_saev(tmp_path / "sae.pt", 256, 32)
+    peaks = []
+    for files in (1, 6):
+        images, tokens = 400 * files, 197
+        shards = write_shards(tmp_path / f"s{files}", np.zeros((0, 1, tokens, 256), np.float32), per_file=400)
+        about = json.loads((shards / "metadata.json").read_text())
+        (shards / "metadata.json").write_text(json.dumps({**about, "n_examples": images}))
+        for at in range(files):
+            with (shards / f"acts{at:06}.bin").open("wb") as file:
+                file.truncate(400 * tokens * 256 * 4)
+        peaks.append(_peak(shards, sae))
+    assert peaks[1] < peaks[0] + 60e6, "485 MB of shards instead of 81"
 
 
 def test_dry_runs_and_info(tmp_path: Path, run: Run) -> None:

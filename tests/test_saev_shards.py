@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -252,8 +253,34 @@ def test_a_manifest_keeps_its_lines(tmp_path: Path) -> None:
     data = semprobe.open_store(write_shards(tmp_path / "s", values(3)), images=found)
     assert data["image"].values.tolist() == ["z.png", "a.png", "m.png"]
     assert data["source"].values.tolist() == ["web", "", ""]
-    assert data.attrs["provenance"]["images"] == {"root": str(tmp_path), "order": "lines of the CSV file"}
+    sha256 = hashlib.sha256((tmp_path / "m.csv").read_bytes()).hexdigest()
+    assert data.attrs["provenance"]["images"] == {
+        "root": str(tmp_path), "order": "lines of the CSV file", "manifest_sha256": sha256,
+    }  # fmt: skip
     assert "file" not in data.variables
+
+
+def test_images_in_another_order_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("path\nz.png\na.png\n")
+    shards = write_shards(tmp_path / "s", values(2))
+    with pytest.raises(ImagesError, match="in the order of their paths; shards need"):
+        semprobe.open_store(shards, images=semprobe.find_images(tmp_path / "m.csv"))
+
+
+def test_class_folders_without_a_label(tmp_path: Path) -> None:
+    """ImageFolder counts them, so they keep their place and have no label."""
+    for name in ("background/0.png", "wheel-negative/1.png", "wheel-positive/2.png"):
+        draw(tmp_path / "images" / name)
+    found = semprobe.find_images(tmp_path / "images", order="saev")
+    assert found["label"].values.tolist() == [[-1], [0], [1]]
+
+
+def test_the_class_token_is_told_by_the_number_of_files(tmp_path: Path) -> None:
+    """12 images x 5 tokens and 15 x 4 make files of one size."""
+    acts = values(27)
+    shards = write_shards(tmp_path / "s", acts, per_file=12, max_tokens_per_shard=60, cls_token=False)
+    assert len(list(shards.glob("acts*.bin"))) == 3
+    np.testing.assert_array_equal(semprobe.open_store(shards)["activations"], acts[:, 0, 1:])
 
 
 def test_another_number_of_images(tmp_path: Path, run: Run) -> None:

@@ -81,7 +81,8 @@ def _golden() -> tuple[xr.Dataset, semprobe.SAE, Any]:
     images = semprobe.find_images(folder / "images")
     acts = np.concatenate(parts)[: images.sizes["image"], 0, 1:]
     data = images.assign(activations=(("image", "patch", "feature"), acts))
-    return data, semprobe.load_sae(folder / "sae.pt"), np.load(folder / "expected.npz")
+    with np.load(folder / "expected.npz") as file:
+        return data, semprobe.load_sae(folder / "sae.pt"), dict(file)
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 5, 24])

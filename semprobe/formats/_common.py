@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from semprobe.errors import SAEError
 
 if TYPE_CHECKING:
     import torch
+
+_BLOCK = re.compile(r"(?:^|\.)(?:blocks|layers|layer|h)\.(\d+)(?=\.|$)")
 
 
 def rows(encoder: torch.Tensor) -> np.ndarray:
@@ -36,23 +39,31 @@ def settings_in(value: Any, name: str) -> dict[str, Any]:
     return value
 
 
-def declared(backbone: Any, layer: Any) -> dict[str, Any]:
-    """Backbone and layer as the file says them, left out where it says nothing of use."""
+def declared(backbone: Any, hook: Any = None, layer: Any = None) -> dict[str, Any]:
+    """Backbone, block and site as the file says them, left out where it says nothing of use.
+
+    Parameters
+    ----------
+    hook
+        Where the activations were taken, as TransformerLens and others name it: ``blocks.10.hook_resid_post``.
+    layer
+        The block, where `hook` does not say it.
+    """
     found: dict[str, Any] = {}
     if isinstance(backbone, str) and backbone:
         found["backbone"] = backbone
-    if type(layer) is int:
-        found["layer"] = layer
-    return found
+    match = _BLOCK.search(hook) if isinstance(hook, str) else None
+    block = int(match[1]) if match else layer
+    site = str(hook)[match.end() :].strip("._") if match else str(hook or "").strip("._")
+    site = site.removeprefix("hook_")
+    if site.startswith("resid_pre") and type(block) is int and block > 0:  # what enters a block left the one before
+        block, site = block - 1, ""
+    if type(block) is int:
+        found["layer"] = block
+    return found if site in ("", "resid_post") else {**found, "site": site}
 
 
 def at_least(threshold: np.ndarray | float) -> np.ndarray | float:
     """The largest float32 below a threshold: ``>=`` it is ``>`` that."""
     below = np.nextafter(np.asarray(threshold, np.float32), np.float32(-np.inf))
     return below if below.ndim else float(below)
-
-
-def hook_layer(hook: Any) -> int | None:
-    """The block in a hook's name, such as ``blocks.10.hook_resid_post``."""
-    parts = hook.split(".") if isinstance(hook, str) else []
-    return next((int(part) for part in parts if part.isdecimal()), None)

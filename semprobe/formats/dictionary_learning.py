@@ -17,18 +17,23 @@ if TYPE_CHECKING:
 
 def is_dictionary(raw: Raw) -> bool:
     trainer = raw.config.get("trainer")
-    return isinstance(trainer, dict) and "dict_class" in trainer
+    held = {"encoder.weight", "W_enc"} & set(raw.tensors)
+    return isinstance(trainer, dict) and "dict_class" in trainer and bool(held)
 
 
 def _unfinished(raw: Raw) -> float:
     """What an unfinished run's biases are multiplied by: it trained on activations divided by it."""
     if raw.extra.get("nested") != "ae":
         return 1.0
-    factor = raw.extra.get("norm_factor")
-    if factor is None:
+    if "norm_factor" not in raw.extra:
+        raise SAEError("an unfinished run without norm_factor, by which its biases would have to be multiplied")
+    factor = raw.extra["norm_factor"]
+    if factor is None:  # the run did not normalise
         return 1.0
-    if not isinstance(factor, int | float) or not 0 < factor < float("inf"):
+    if getattr(factor, "numel", lambda: 1)() != 1 or isinstance(factor, str | bool | list | dict):
         raise SAEError(f"norm_factor is {factor!r}, expected a positive number")
+    if not 0 < float(factor) < float("inf"):
+        raise SAEError(f"norm_factor is {float(factor)}, expected a positive number")
     return float(factor)
 
 
@@ -86,11 +91,10 @@ def _jump_relu(raw: Raw, trainer: dict[str, Any], factor: float) -> _Dictionary:
 
 def _top_k(raw: Raw, trainer: dict[str, Any], factor: float) -> _Dictionary:
     """AutoEncoderTopK: a threshold in the file is ignored, as its encoder does by default."""
-    k = whole(trainer.get("k"), "k of the trainer")
-    if "k" in raw.tensors and int(raw.tensors["k"]) != k:
-        raise SAEError(
-            f"config.json says k = {k}, the weights say {int(raw.tensors['k'])}; they do not belong together"
-        )
+    held = int(raw.tensors["k"]) if "k" in raw.tensors else None
+    k = whole(trainer.get("k", held), "k of the trainer")
+    if held not in (None, k):
+        raise SAEError(f"config.json says k = {k}, the weights say {held}; they do not belong together")
     return _with_b_dec(raw, factor, TopK(k, relu=True))
 
 
@@ -121,10 +125,16 @@ _DICTIONARIES: dict[str, Callable[[Raw, dict[str, Any], float], _Dictionary]] = 
 }
 
 
+def _site(trainer: dict[str, Any]) -> str | None:
+    """Where in the block, such as attn_out or mlp_out, from ``resid_post_layer_10`` and its like."""
+    name = trainer.get("submodule_name")
+    return name.partition("_layer_")[0] if isinstance(name, str) else None
+
+
 def read_dictionary(raw: Raw, options: Options) -> SAE:
     trainer = raw.config["trainer"]
     name = trainer["dict_class"]
-    if name not in _DICTIONARIES:
+    if not isinstance(name, str) or name not in _DICTIONARIES:
         raise SAEError(f"unknown dict_class {name!r}; known are {', '.join(_DICTIONARIES)}")
     factor = _unfinished(raw)
     found = _DICTIONARIES[name](raw, trainer, factor)
@@ -139,5 +149,5 @@ def read_dictionary(raw: Raw, options: Options) -> SAE:
         decoder_bias=found.decoder_bias.numpy(),
         origin=f"dictionary_learning, {name}{left}",
         path=str(raw.path),
-        declared=declared(trainer.get("lm_name"), trainer.get("layer")),
+        declared=declared(trainer.get("lm_name"), _site(trainer), trainer.get("layer")),
     )

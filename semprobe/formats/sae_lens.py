@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from semprobe.errors import SAEError
-from semprobe.formats._common import declared, flag, hook_layer, rows, settings_in, whole
+from semprobe.formats._common import declared, flag, rows, settings_in, whole
 from semprobe.sae import SAE, Activation, Gated, Threshold, TopK
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def _lens_activation(name: str, k: Any, raw: Raw, options: Options) -> tuple[Act
     if name in ("standard", "transcoder", "skip_transcoder"):
         return Threshold(), "b_enc"
     if name in ("jumprelu", "jumprelu_transcoder", "jumprelu_skip_transcoder"):
-        return Threshold(tensors["threshold"].numpy()), "b_enc"
+        older = "threshold" not in tensors and "log_threshold" in tensors
+        return Threshold((tensors["log_threshold"].exp() if older else tensors["threshold"]).numpy()), "b_enc"
     if name == "topk":
         return TopK(whole(k, "k"), relu=True), "b_enc"
     if name == "abstopk":
@@ -89,6 +90,18 @@ def _lens_activation(name: str, k: Any, raw: Raw, options: Options) -> tuple[Act
     return Threshold(threshold), "b_enc"
 
 
+def _finetuning(raw: Raw) -> torch.Tensor | None:
+    """What files from before version 6 multiply codes by before they decode; never to encode."""
+    import torch
+
+    name = next((one for one in ("scaling_factor", "finetuning_scaling_factor") if one in raw.tensors), None)
+    if name is None or torch.allclose(raw.tensors[name], torch.ones_like(raw.tensors[name])):
+        return None
+    if raw.config.get("finetuning_scaling_factor") is not True:
+        raise SAEError(f"holds {name} that is not 1, and the configuration does not say finetuning_scaling_factor")
+    return raw.tensors[name]
+
+
 def read_lens(raw: Raw, options: Options) -> SAE:
     config, version = raw.config, _lens_version(raw.config)
     name, k = _lens_architecture(config)
@@ -102,9 +115,12 @@ def read_lens(raw: Raw, options: Options) -> SAE:
     about = settings_in(config.get("metadata") or {}, "metadata") if version else config
     hook = about.get("hook_name", about.get("hook_point"))
     keep = options.decoder and not crosses
+    finetuned = _finetuning(raw)
     decoder = raw.tensors["W_dec"] if keep else None
     if decoder is not None and norms is not None:
         decoder = decoder / norms[:, None]
+    if decoder is not None and finetuned is not None:
+        decoder = decoder * finetuned[:, None]
     subtracts = not crosses and flag(config, "apply_b_dec_to_input", True)
     return SAE(
         encoder=rows(encoder),
@@ -116,7 +132,7 @@ def read_lens(raw: Raw, options: Options) -> SAE:
         decoder_bias=raw.tensors["b_dec"].numpy() if keep else None,
         origin=f"SAELens {version or 'before 6'}, {name}{'' if norms is None else ', decoder norms folded in'}",
         path=str(raw.path),
-        declared=declared(about.get("model_name"), hook_layer(hook)),
+        declared=declared(about.get("model_name"), hook),
     )
 
 
@@ -124,7 +140,8 @@ def read_lens(raw: Raw, options: Options) -> SAE:
 
 
 def is_prisma(raw: Raw) -> bool:
-    return bool(raw.extra.get("prisma")) or ("hook_point_layer" in raw.config and "layer_subtype" in raw.config)
+    known = raw.extra.get("prisma") or ("hook_point_layer" in raw.config and "layer_subtype" in raw.config)
+    return bool(known) and "W_enc" in raw.tensors
 
 
 def read_prisma(raw: Raw, options: Options) -> SAE:
@@ -153,5 +170,7 @@ def read_prisma(raw: Raw, options: Options) -> SAE:
         decoder_bias=tensors["b_dec"].numpy(),
         origin=f"ViT-Prisma, {name}",
         path=str(raw.path),
-        declared=declared(config.get("model_name"), config.get("hook_point_layer")),
+        declared=declared(
+            config.get("model_name"), f"blocks.{config.get('hook_point_layer')}.{config.get('layer_subtype', '')}"
+        ),
     )

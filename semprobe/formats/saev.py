@@ -30,13 +30,14 @@ def _saev_activation(header: dict[str, Any], raw: Raw, options: Options) -> Acti
         raise SAEError(f"unknown activation {name!r} of saev; known are Relu, TopK and BatchTopK")
     if name == "BatchTopK" and "activation.threshold" in raw.tensors:
         return Threshold(float(raw.tensors["activation.threshold"]))
-    if name == "BatchTopK" and schema in (1, 2):
+    if name == "BatchTopK" and schema not in (3, 4):
         threshold = options.take("threshold")
         if threshold is not None:
             return Threshold(threshold)
         raise SAEError(
-            f"BatchTopK of schema {schema} without a threshold: the code of a patch depended on the other patches of "
-            "its batch, so it can't be encoded faithfully, unless you give a threshold (--sae-threshold)"
+            f"BatchTopK of {'no schema' if schema is None else f'schema {schema}'} without a threshold: the code of a "
+            "patch depended on the other patches of its batch, so it can't be encoded faithfully, unless you give a "
+            "threshold (--sae-threshold)"
         )
     return TopK(whole(settings_in(params, "params").get("top_k"), f"top_k of this {name} SAE"))
 
@@ -44,7 +45,7 @@ def _saev_activation(header: dict[str, Any], raw: Raw, options: Options) -> Acti
 def read_saev(raw: Raw, options: Options) -> SAE:
     header = raw.header or {}
     schema = header.get("schema")
-    if isinstance(schema, bool) or schema not in (None, 1, 2, 3, 4, 5):
+    if schema is not None and (type(schema) is not int or not 1 <= schema <= 5):
         raise SAEError(f"saev schema {schema!r} is not known; this semprobe reads none and 1 to 5")
     cfg = settings_in(header.get("cfg", header), "cfg")
     subtracts = schema is None or (schema == 1 and "activation" not in cfg)
@@ -92,5 +93,5 @@ def read_semprobe(raw: Raw, options: Options) -> SAE:
         decoder_bias=raw.tensors["b_dec"].numpy(),
         origin="semprobe, version 1",
         path=str(raw.path),
-        declared=declared(about.get("backbone"), int(layer) if layer.isdecimal() else None),
+        declared=declared(about.get("backbone"), layer=int(layer) if layer.isdecimal() else None),
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from semprobe.errors import SAEError
-from semprobe.formats._common import declared, flag, hook_layer, whole
+from semprobe.formats._common import declared, flag, whole
 from semprobe.sae import SAE, TopK
 
 if TYPE_CHECKING:
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
 
 def is_sparsify(raw: Raw) -> bool:
     return {"d_in", "k"} <= raw.config.keys() and {"encoder.weight", "b_dec"} <= set(raw.tensors)
+
+
+def _hook_of(folder: str) -> str | None:
+    """sparsify names the folder of an SAE by its hook, such as layers.10 or layers.10.mlp."""
+    return folder if re.match(r"(layers|h|blocks)\.\d+(\.[a-z_]+)*$", folder) else None
 
 
 def read_sparsify(raw: Raw, options: Options) -> SAE:
@@ -35,5 +41,5 @@ def read_sparsify(raw: Raw, options: Options) -> SAE:
         decoder_bias=tensors["b_dec"].numpy() if keep else None,
         origin=f"sparsify, {how}{' transcoder' if transcodes else ''}",
         path=str(raw.path),
-        declared=declared(None, hook_layer(raw.path.parent.name)),
+        declared=declared(None, _hook_of(raw.path.parent.name)),
     )
