@@ -1,0 +1,221 @@
+"""Critical F1, chance to detect and images needed: by hand, by enumeration, by simulation, and as a command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from itertools import combinations, product
+from math import comb, inf, prod
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import semprobe
+from semprobe.errors import DataError
+from semprobe.power import _f1, critical_f1, detection, floor, images_needed
+
+# 2 + 2 images, three latents that fire on 1, 2 and 3 of them. Chances that the best F1 is at least
+# 1: 1/6; 4/5: 1 - 5/6 1/2 = 7/12; 2/3: 1 - 5/6 1/2 1/2 = 19/24; 1/2: 1 - 1/6 1/2 1/2 = 23/24; 2/5: 1
+BY_HAND = [
+    (0.05, inf, "F1 = 1 happens by chance once in six"),
+    (1 / 6 - 1e-6, inf, "just below the chance of 1"),
+    (1 / 6, 1.0, "a chance equal to alpha is rare enough"),
+    (0.5, 1.0, "between two values"),
+    (7 / 12, 4 / 5, "equal again"),
+    (19 / 24, 2 / 3, "equal again, where two tables have the same F1"),
+    (23 / 24, 1 / 2, "below the floor"),
+]
+
+
+@pytest.mark.parametrize(("alpha", "expected", "why"), BY_HAND, ids=[row[2] for row in BY_HAND])
+def test_critical_f1_by_hand(alpha: float, expected: float, why: str) -> None:
+    assert critical_f1(2, 2, 3, alpha=alpha) == expected
+
+
+def test_detection_by_hand() -> None:
+    found = [detection(2, 2, 3, 0.9, 0.2, alpha=alpha) for alpha in (0.05, 0.5, 0.6, 0.8)]
+    perfect, one_wrong = 0.81 * 0.64, 0.81 * (1 - 0.04)
+    ties = 0.81 + 0.18 * 0.64  # 2/3: all positives found whatever else, or one of them and nothing else
+    np.testing.assert_allclose(found, [0, perfect, one_wrong, ties], rtol=1e-14)
+    assert detection(20, 20, 24576, 1, 0) == 1
+    assert detection(20, 20, 24576, 0, 1) == 0
+
+
+def _by_enumeration(positives: int, negatives: int, fired: list[int], alpha: Fraction) -> float:
+    """Every way to fire, in fractions: images 0..n+ - 1 are positive."""
+    images = positives + negatives
+
+    def value(tp: int, number: int) -> Fraction:
+        return Fraction(2 * tp, number + positives)
+
+    def below(number: int, bound: Fraction) -> Fraction:
+        ways = [sum(i < positives for i in chosen) for chosen in combinations(range(images), number)]
+        return Fraction(sum(value(tp, number) < bound for tp in ways), len(ways))
+
+    values = {value(tp, tp + fp) for tp, fp in product(range(positives + 1), range(negatives + 1))}
+    rare = [v for v in values if 1 - prod(below(number, v) for number in fired if number) <= alpha]
+    return float(min(rare)) if rare else inf
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_critical_f1_agrees_with_enumeration(data: st.DataObject) -> None:
+    positives, negatives = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4))
+    fired = data.draw(st.lists(st.integers(0, positives + negatives), min_size=1, max_size=6).filter(any))
+    alpha = Fraction(data.draw(st.integers(1, 996)), 997)  # a prime: no chance is equal to it
+    support = np.array(fired) / (positives + negatives)
+    found = critical_f1(positives, negatives, len(fired), alpha=float(alpha), support=support)
+    assert found == _by_enumeration(positives, negatives, fired, alpha)
+
+
+def test_equal_fractions_are_equal_floats() -> None:
+    tables = [(tp, fp) for tp in range(31) for fp in range(18)]
+    exact = [Fraction(2 * tp, tp + fp + 30) for tp, fp in tables]
+    found = _f1(30, 17)
+    assert [float(v) for v in exact] == found.ravel().tolist()
+    assert len(set(exact)) == np.unique(found).size
+    tp, fp = (xr.DataArray(np.array(column)) for column in zip(*tables, strict=True))
+    scored = semprobe.f1(xr.Dataset({"tp": tp, "fp": fp, "fn": 30 - tp, "tn": 17 - fp}))
+    assert scored.values.tolist() == found.ravel().tolist(), "what is compared with the critical F1"
+
+
+# how often latents fire
+
+
+@pytest.mark.parametrize("sizes", [(2, 2), (7, 4), (20, 20)])
+def test_the_assumption_is_as_many_latents_at_each_support(sizes: tuple[int, int]) -> None:
+    images = sum(sizes)
+    each = np.repeat(np.arange(1, images), 30) / images
+    for alpha in (0.01, 0.05, 0.5):
+        assert critical_f1(*sizes, each.size, alpha=alpha) == critical_f1(*sizes, each.size, alpha=alpha, support=each)
+
+
+@pytest.mark.parametrize("sizes", [(6, 6), (7, 4), (20, 20)])
+def test_worst_case_is_the_worst_of_all_supports(sizes: tuple[int, int]) -> None:
+    for latents in (1, 50, 24576):
+        each = [critical_f1(*sizes, latents, support=np.array([p / sum(sizes)])) for p in range(1, sum(sizes))]
+        assert critical_f1(*sizes, latents, support="worst") == max(each)
+
+
+def test_never_firing_latents_are_left_out_and_always_firing_ones_have_the_floor() -> None:
+    some = np.array([0.25, 0.5, 0.5, 0.75])
+    assert critical_f1(2, 2, 8, alpha=0.3, support=np.append(some, np.zeros(4))) == critical_f1(
+        2, 2, 4, alpha=0.3, support=some
+    )
+    assert critical_f1(2, 2, 4, alpha=0.3, support=some) > critical_f1(2, 2, 2, alpha=0.3, support=some)
+    assert floor(2, 2) == 2 / 3
+    assert critical_f1(2, 2, 1, alpha=0.5, support=np.ones(1)) == 4 / 5, "the next F1 above the floor"
+
+
+def test_shares_are_rounded_to_whole_images_but_never_to_none_or_all() -> None:
+    def critical(share: float) -> float:
+        return critical_f1(20, 20, 1000, support=np.array([share]))
+
+    assert critical(0.001) == critical(1 / 40) < critical(2 / 40)
+    assert critical(0.999) == critical(39 / 40)
+    assert critical(0.26) == critical(10 / 40) < critical(11 / 40) == critical(0.27)
+    assert critical(0.5) == max(map(critical, (0.3, 0.5, 0.7)))
+
+
+# by simulation
+
+
+@pytest.mark.parametrize(("sizes", "alpha"), [((20, 20), 0.05), ((12, 25), 0.1)])
+def test_null_latents_reach_it_as_seldom_as_alpha_says(sizes: tuple[int, int], alpha: float) -> None:
+    rng, runs, (positives, negatives) = np.random.default_rng(0), 4000, sizes
+    fired = np.tile(np.arange(1, positives + negatives), 20)
+    tp = rng.hypergeometric(positives, negatives, fired, (runs, fired.size))
+    best = (2 * tp / (fired + positives)).max(1)
+    critical = critical_f1(*sizes, fired.size, alpha=alpha)
+    error = 3 * np.sqrt(alpha * (1 - alpha) / runs)
+    values = np.unique(_f1(*sizes))
+    assert (best >= critical).mean() <= alpha + error
+    assert (best >= values[values < critical].max()).mean() > alpha - error, "the smallest such value"
+
+
+@pytest.mark.parametrize(("tpr", "fpr"), [(0.9, 0.05), (0.7, 0.2), (1.0, 0.1), (0.5, 0.0)])
+def test_detection_agrees_with_simulation(tpr: float, fpr: float) -> None:
+    rng, runs = np.random.default_rng(1), 100_000
+    tp, fp = rng.binomial(20, tpr, runs), rng.binomial(30, fpr, runs)
+    critical = critical_f1(20, 30, 24576)
+    seen = (2 * tp / (tp + fp + 20) >= critical).mean()
+    found = detection(20, 30, 24576, tpr, fpr)
+    assert 0 < found < 1
+    assert abs(seen - found) < 4 * np.sqrt(found * (1 - found) / runs)
+
+
+# laws
+
+
+def test_more_latents_raise_the_bar() -> None:
+    numbers = (1, 10, 100, 1000, 24576, 10**6)
+    critical = [critical_f1(20, 20, latents) for latents in numbers]
+    chances = [detection(20, 20, latents, 0.9, 0.05) for latents in numbers]
+    needed = [images_needed(latents, 0.9, 0.05) for latents in numbers]
+    assert critical == sorted(critical)
+    assert chances == sorted(chances, reverse=True)
+    assert needed == sorted(needed)
+    assert len(set(critical)) == len(set(needed)) == len(numbers)
+
+
+def test_a_smaller_alpha_raises_the_bar() -> None:
+    critical = [critical_f1(20, 20, 24576, alpha=alpha) for alpha in (0.5, 0.05, 1e-3, 1e-6)]
+    assert critical == sorted(critical)
+    assert len(set(critical)) == 4
+
+
+def test_chances_far_below_the_precision_of_floats_count() -> None:
+    def chance(least: int) -> Fraction:
+        return Fraction(sum(comb(60, tp) * comb(60, 60 - tp) for tp in range(least, 61)), comb(120, 60))
+
+    rare = next(tp for tp in range(61) if 10**9 * chance(tp) <= Fraction(1, 10**20))
+    found = critical_f1(60, 60, 10**9, alpha=1e-20, support=np.array([0.5]))
+    assert 2 * (rare - 1) / 120 < found <= 2 * rare / 120 < 1
+
+
+@pytest.mark.parametrize(("tpr", "fpr", "power"), [(0.9, 0.05, 0.8), (0.8, 0.1, 0.9), (0.7, 0.0, 0.5), (1, 0, 0.99)])
+def test_images_needed_is_the_first_that_stays_enough(tpr: float, fpr: float, power: float) -> None:
+    found = images_needed(5000, tpr, fpr, power=power)
+    enough = [detection(n, n, 5000, tpr, fpr) >= power for n in range(1, found + 11)]
+    assert all(enough[found - 1 :])
+    assert not enough[found - 2]
+    assert not any(all(enough[n : n + 11]) for n in range(found - 1))
+
+
+def test_images_needed_passes_over_a_tooth_of_the_saw() -> None:
+    found = images_needed(24576, 0.7, 0)
+    first = next(n for n in range(1, 100) if detection(n, n, 24576, 0.7, 0) >= 0.8)
+    assert (first, found) == (31, 36)
+
+
+# what goes wrong
+
+BAD: list[tuple[Callable[[], Any], str]] = [
+    (lambda: critical_f1(0, 20, 100), "found 0 positive images"),
+    (lambda: critical_f1(20, -1, 100), "found -1 negative images"),
+    (lambda: critical_f1(20, 20, 0), "found 0 latents"),
+    (lambda: critical_f1(2.5, 20, 10), "found 2.5 positive images"),  # type: ignore[arg-type]
+    (lambda: critical_f1(20, 20, 100, alpha=0), "alpha is 0"),
+    (lambda: critical_f1(20, 20, 100, alpha=float("nan")), "alpha is nan"),
+    (lambda: critical_f1(50_000, 50_000, 100), "would take arrays of 5,000,000,000 numbers"),
+    (lambda: critical_f1(20, 20, 100, support="best"), 'support is "best"'),  # type: ignore[arg-type]
+    (lambda: critical_f1(20, 20, 100, support=np.array([3.0, 4.0])), "between 0 and 1"),
+    (lambda: critical_f1(20, 20, 100, support=np.array([0.5, np.nan])), "between 0 and 1"),
+    (lambda: critical_f1(20, 20, 100, support=np.array([])), "or none"),
+    (lambda: critical_f1(20, 20, 100, support=np.zeros(3)), "no latent ever fires"),
+    (lambda: detection(20, 20, 100, 1.1, 0), "true positive rate is 1.1"),
+    (lambda: detection(20, 20, 100, 1, float("nan")), "false positive rate is nan"),
+    (lambda: images_needed(100, 0.9, 0.1, power=1), "power 1"),
+    (lambda: images_needed(100, 0.9, 0.1, cap=10), "cap above 10"),
+    (lambda: images_needed(100, 0.4, 0.1, cap=50), "50 positives and 50 negatives are not enough.*tends to 0.533"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), BAD, ids=[row[1] for row in BAD])
+def test_bad_arguments(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        call()
