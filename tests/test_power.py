@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from fractions import Fraction
 from itertools import combinations, product
 from math import comb, inf, prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
+from click.testing import Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import semprobe
+from semprobe import stores
 from semprobe.errors import DataError
 from semprobe.power import _f1, critical_f1, detection, floor, images_needed
+from tests.conftest import make_activations, make_sae
+
+Run = Callable[..., Result]
 
 # 2 + 2 images, three latents that fire on 1, 2 and 3 of them. Chances that the best F1 is at least
 # 1: 1/6; 4/5: 1 - 5/6 1/2 = 7/12; 2/3: 1 - 5/6 1/2 1/2 = 19/24; 1/2: 1 - 1/6 1/2 1/2 = 23/24; 2/5: 1
@@ -219,3 +226,90 @@ BAD: list[tuple[Callable[[], Any], str]] = [
 def test_bad_arguments(call: Callable[[], Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         call()
+
+
+# the command
+
+SIZES = ("--positives", 20, "--negatives", 20, "--latents", 24576)
+
+
+@pytest.fixture(scope="module")
+def scores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, xr.Dataset]:
+    """A store of scores of two concepts and 70 latents, one of which never fires and one always."""
+    path = tmp_path_factory.mktemp("power") / "scores.zarr"
+    found = semprobe.score(make_activations(40), sae=make_sae()).compute()
+    stores.write_whole(path, found, kind="scores", provenance={})
+    return path, found
+
+
+def test_command_says_it_in_words(run: Run) -> None:
+    out = run("power", *SIZES).stdout
+    for part in (
+        "20 positive and 20 negative images, 24,576 latents, alpha 0.05",
+        "Critical F1: 0.842\n  If no latent had anything to do with the concept, the best of 24,576 would still",
+        "at most 5 % of all experiments",
+        "Floor F1: 0.667",
+        "Chance to detect: 96 %\n  That a latent which fires on 90 % of the positives and on 5 % of the negatives",
+        "Images needed: 15\n",
+        "Assumed: latents spread evenly",
+        "Worst case, all latents firing as often as helps chance most: critical F1 0.865, chance to detect 91 %",
+        "99 %; 13",
+        "over 99 %; 12",
+    ):
+        assert part in out, part
+    assert "more than 500" in run("power", *SIZES, "--tpr", 0.3).stdout
+    none = run("power", *SIZES[:-1], 10**9, "--positives", 5).stdout
+    assert (
+        "Critical F1: none\n  With so few images the best of 1,000,000,000 has an F1 of 1 by chance too often" in none
+    )
+
+
+def test_command_as_json(run: Run) -> None:
+    found = json.loads(run("power", *SIZES, "--tpr", 0.8, "--alpha", 0.01, "--json").stdout)
+    expected = {"critical_f1": critical_f1(20, 20, 24576, alpha=0.01), "floor_f1": 2 / 3, "alpha": 0.01, "power": 0.8}
+    assert found.items() >= expected.items()
+    assert found["detection"] == detection(20, 20, 24576, 0.8, 0.05, alpha=0.01)
+    assert found["images_needed"] == images_needed(24576, 0.8, 0.05, alpha=0.01)
+    assert found["worst_case"]["critical_f1"] == critical_f1(20, 20, 24576, alpha=0.01, support="worst")
+    assert found["worst_case"]["detection"] < found["detection"]
+    assert [(row["tpr"], row["fpr"]) for row in found["table"]] == list(product((0.6, 0.8, 0.9, 1), (0, 0.05, 0.1)))
+    assert next(r for r in found["table"] if (r["tpr"], r["fpr"]) == (0.8, 0.05))["detection"] == found["detection"]
+    few = json.loads(run("power", *SIZES, "--positives", 3, "--tpr", 0.2, "--json").stdout)
+    assert few["critical_f1"] is few["images_needed"] is None
+    assert few["detection"] == 0
+
+
+def test_command_takes_support_and_sizes_from_a_store(scores: tuple[Path, xr.Dataset], run: Run) -> None:
+    path, data = scores
+    here = data.sel(concept="fur")
+    sizes = {"positives": int((here.tp + here.fn)[0]), "negatives": int((here.fp + here.tn)[0]), "latents": 70}
+    shares = semprobe.support(here).values
+    found = json.loads(run("power", "--support", path, "--concept", "fur", "--json").stdout)
+    assert found.items() >= sizes.items()
+    assert found["critical_f1"] == critical_f1(**sizes, support=shares) != critical_f1(**sizes)
+    assert "fur" in found["assumption"]
+    assert f"{(shares == 0).sum()} of which never fire" in found["assumption"]
+    assert f"{(shares == 1).sum()} always" in found["assumption"]
+    more = json.loads(run("power", "--support", path, "--concept", "fur", *SIZES, "--json").stdout)
+    assert more["critical_f1"] == critical_f1(20, 20, 24576, support=shares)
+
+
+def test_command_refuses(scores: tuple[Path, xr.Dataset], acts: Path, tmp_path: Path, run: Run) -> None:
+    path, _ = scores
+
+    def fails(*arguments: object, message: str, code: int) -> None:
+        result = run("power", *arguments, code=code)
+        assert result.stdout == ""
+        assert message in " ".join(result.stderr.split())
+        assert [line.startswith("Error: ") for line in result.stderr.splitlines()].count(True) == 1
+
+    fails(*SIZES, "--positives", 0, message="'--positives': 0 is not in the range", code=2)
+    fails(*SIZES, "--tpr", 1.2, message="'--tpr': 1.2 is not in the range", code=2)
+    fails(*SIZES, "--alpha", 0, message="'--alpha': 0.0 is not in the range", code=2)
+    fails("--positives", 20, message="Missing --negatives, --latents; or give a store of scores", code=2)
+    fails(*SIZES, "--concept", "fur", message="needs --support", code=2)
+    fails("--support", path, message="holds the concepts fur, wheel; choose one with --concept", code=2)
+    fails("--support", path, "--concept", "hub", message="no concept hub, expected one of fur, wheel", code=1)
+    fails("--support", tmp_path / "no.zarr", message="no.zarr", code=1)
+    fails("--support", acts, message="this is a store of activations, expected one of scores", code=1)
+    fails(*SIZES, "--positives", 50_000, message="50000 positives and 20 negatives would take arrays", code=1)
