@@ -57,12 +57,41 @@ def _count_block(predictions: np.ndarray, label: np.ndarray) -> np.ndarray:
     return out
 
 
-def _as_label(label: xr.DataArray) -> xr.DataArray:
+def as_label(label: xr.DataArray) -> xr.DataArray:
     """Labels as int8; NaN, which selecting and concatenating leave behind, is "not in the set"."""
     whole = label.fillna(UNLABELLED) if label.dtype.kind == "f" else label
     if whole.chunks is None and not np.isin(whole.values, (POSITIVE, NEGATIVE, UNLABELLED)).all():
         raise DataError(f"labels are {np.unique(whole.values).tolist()}, expected only 1, 0 and -1")
     return whole.astype(np.int8)
+
+
+def aligned(values: xr.DataArray, label: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
+    """Values as (image, latent) and labels as (image, concept) int8, after a check that they are of the same images.
+
+    Parameters
+    ----------
+    values
+        (image, latent): predictions or patch sums.
+    label
+        (image, concept) int8.
+
+    Raises
+    ------
+    DataError
+        Other dims or labels, or the images of the two are not the same in the same order.
+    """
+    what = str(values.name or "prediction").replace("_", " ") + "s"
+    if set(values.dims) != {"image", "latent"} or set(label.dims) != {"image", "concept"}:
+        raise DataError(
+            f"{what} have dims {values.dims} and label {label.dims}, expected (image, latent) and (image, concept)"
+        )
+    if values.sizes["image"] != label.sizes["image"]:
+        raise DataError(f"{values.sizes['image']} images have {what} and {label.sizes['image']} are labelled")
+    if all("image" in one.indexes for one in (values, label)) and not values.indexes["image"].equals(
+        label.indexes["image"]
+    ):
+        raise DataError(f"{what} and label are not of the same images in the same order; align them first")
+    return values.transpose("image", "latent"), as_label(label).transpose("image", "concept")
 
 
 def confusion(predictions: xr.DataArray, label: xr.DataArray) -> xr.Dataset:
@@ -87,19 +116,7 @@ def confusion(predictions: xr.DataArray, label: xr.DataArray) -> xr.Dataset:
     DataError
         Other dims or labels, or the images of the two are not the same in the same order.
     """
-    if set(predictions.dims) != {"image", "latent"} or set(label.dims) != {"image", "concept"}:
-        raise DataError(
-            f"predictions have dims {predictions.dims} and label {label.dims}, expected (image, latent) and "
-            "(image, concept)"
-        )
-    if predictions.sizes["image"] != label.sizes["image"]:
-        raise DataError(f"{predictions.sizes['image']} images are predicted and {label.sizes['image']} are labelled")
-    if all("image" in one.indexes for one in (predictions, label)) and not predictions.indexes["image"].equals(
-        label.indexes["image"]
-    ):
-        raise DataError("predictions and label are not of the same images in the same order; align them first")
-    wanted = _as_label(label).transpose("image", "concept")
-    ordered = predictions.transpose("image", "latent")
+    ordered, wanted = aligned(predictions, label)
     if ordered.chunks is None:
         counts = _count_block(ordered.values, wanted.values)[0]
     else:
@@ -189,10 +206,15 @@ def floor_f1(label: xr.DataArray) -> xr.DataArray:
     xarray.DataArray
         (concept,) float64. A latent below it is worse than no looking at all.
     """
-    whole = _as_label(label)
+    whole = as_label(label)
     positives, negatives = ((whole == v).sum("image") for v in (POSITIVE, NEGATIVE))
     share = positives / (positives + negatives)
     return (2 * share / (1 + share)).rename("floor_f1").assign_attrs(attrs("floor_f1"))
+
+
+def concept_rng(concept: str, seed: int) -> np.random.Generator:
+    """Random numbers that depend on the seed and on the concept's name alone, not on the concepts beside it."""
+    return np.random.default_rng([seed, zlib.crc32(concept.encode())])
 
 
 def draw_latents(concepts: list[str], latents: int, draws: int, seed: int) -> np.ndarray:
@@ -206,11 +228,12 @@ def draw_latents(concepts: list[str], latents: int, draws: int, seed: int) -> np
         (concept, draw) int64; all latents where fewer than `draws` exist.
     """
     size = min(draws, latents)
-    rngs = (np.random.default_rng([seed, zlib.crc32(name.encode())]) for name in concepts)
-    return np.stack([rng.choice(latents, size, replace=False) for rng in rngs]).astype(np.int64)
+    drawn = [concept_rng(name, seed).choice(latents, size, replace=False) for name in concepts]
+    return np.stack(drawn).astype(np.int64)
 
 
-def _check_classes(label: xr.DataArray) -> None:
+def check_classes(label: xr.DataArray) -> None:
+    """Refuse labels that are lazy, and concepts without positives or without negatives."""
     if label.sizes["concept"] == 0:
         raise DataError(
             "no concept is labelled in this store, so there is nothing to score; extract from folders named "
@@ -274,8 +297,8 @@ def score(
     """
     if "label" not in data:
         raise DataError("found no label, so there is nothing to score; expected a store of activations or of latents")
-    label = _as_label(data["label"])
-    _check_classes(label)
+    label = as_label(data["label"])
+    check_classes(label)
     if random < 1 or seed < 0 or not np.isfinite(threshold):
         raise DataError(f"random {random}, seed {seed}, threshold {threshold}: expected at least 1, at least 0, finite")
     predictions = _predictions(data, sae, threshold)

@@ -168,5 +168,5 @@ def test_what_cannot_be_scored() -> None:
         semprobe.score(data.chunk(image=3), sae=sae)
     with pytest.raises(DataError, match="expected at least 1"):
         semprobe.score(data, sae=sae, random=0)
-    with pytest.raises(DataError, match="23 images are predicted and 5 are labelled"):
+    with pytest.raises(DataError, match="23 images have predictions and 5 are labelled"):
         semprobe.confusion(semprobe.predict(semprobe.latents(data, sae)["patch_sum"]), data["label"][:5])
