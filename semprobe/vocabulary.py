@@ -15,6 +15,7 @@ DIMS = {
     "latent": "a unit of the SAE",
     "concept": "what is looked for, such as wheel",
     "draw": "one randomly drawn latent",
+    "choice": "one of the latents that splits chose most often",
     "edge": "left, top, right, bottom",
 }
 
@@ -82,6 +83,32 @@ VARIABLES = {
     "floor_f1": Variable(
         ("concept",), "float64", "F1 of a latent that fires on every image: 2 p / (1 + p), p the share of positives"
     ),
+    # sizes of effects
+    "auroc": Variable(
+        ("concept", "latent"), "float64", "area under the ROC curve of the patch sum, ties counting one half"
+    ),
+    "average_precision": Variable(
+        ("concept", "latent"), "float64", "average precision of the patch sum, equal sums being one threshold"
+    ),
+    "held_out_f1": Variable(
+        ("concept",),
+        "float64",
+        "mean F1, over repeated stratified halves, of the latent that is best on one half, measured on the other; NaN "
+        "where a class has fewer than two images",
+    ),
+    "held_out_low": Variable(("concept",), "float64", "5 % quantile of the held-out F1 over splits"),
+    "held_out_median": Variable(("concept",), "float64", "median of the held-out F1 over splits"),
+    "held_out_high": Variable(("concept",), "float64", "95 % quantile of the held-out F1 over splits"),
+    "chosen_latent": Variable(
+        ("concept", "choice"), "int64", "latents that were best on most halves; -1 where there were fewer"
+    ),
+    "chosen_share": Variable(("concept", "choice"), "float64", "share of halves on which that latent was best"),
+    "f1_low": Variable(
+        ("concept", "latent"),
+        "float64",
+        "lower end of the bootstrap interval of F1, conditional on the latent's selection; NaN where not computed",
+    ),
+    "f1_high": Variable(("concept", "latent"), "float64", "upper end of the same interval"),
 }  # fmt: skip
 
 
