@@ -109,6 +109,10 @@ VARIABLES = {
         "lower end of the bootstrap interval of F1, conditional on the latent's selection; NaN where not computed",
     ),
     "f1_high": Variable(("concept", "latent"), "float64", "upper end of the same interval"),
+    # confounds
+    "source_association": Variable(
+        ("concept",), "float64", "Cramér's V of label and source, from 0 to 1; NaN where no image has a source"
+    ),
 }  # fmt: skip
 
 
