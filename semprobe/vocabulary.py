@@ -16,6 +16,8 @@ DIMS = {
     "concept": "what is looked for, such as wheel",
     "draw": "one randomly drawn latent",
     "choice": "one of the latents that splits chose most often",
+    "byte": "eight latents",
+    "permutation": "one permutation of the labels",
     "edge": "left, top, right, bottom",
 }
 
@@ -80,6 +82,20 @@ VARIABLES = {
     "support": Variable(("concept", "latent"), "float64", "share of the concept's images predicted positive"),
     "random_latent": Variable(("concept", "draw"), "int64", "latents drawn at random without replacement"),
     "random_f1": Variable(("concept", "draw"), "float64", "F1 of the latents drawn at random: the baseline"),
+    "prediction_bits": Variable(
+        ("image", "byte"), "uint8", "predictions of all latents, a bit each, the first latent in the highest bit"
+    ),
+    "p_value": Variable(
+        ("concept", "latent"), "float64", "exact chance of at least as many true positives with labels dealt at random"
+    ),
+    "q_value": Variable(("concept", "latent"), "float64", "smallest false discovery rate that includes the latent"),
+    "p_max": Variable(
+        ("concept", "latent"), "float64", "share of label permutations whose largest F1 of all latents is as high"
+    ),
+    "significant": Variable(("concept", "latent"), "bool", "whether p_max is at most alpha"),
+    "null_max_f1": Variable(
+        ("concept", "permutation"), "float64", "largest F1 of all latents under a permutation of the labels"
+    ),
     "floor_f1": Variable(
         ("concept",), "float64", "F1 of a latent that fires on every image: 2 p / (1 + p), p the share of positives"
     ),

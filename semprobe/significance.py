@@ -1,0 +1,241 @@
+"""Is a latent's F1 more than chance, given how many latents were looked at?
+
+The family of a concept is every latent that fires on some of its images and not on all; a latent outside of it can't
+tell positives from negatives, and has p = 1. All tests are one-sided: high F1. ``docs/statistics.md`` is the norm.
+"""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+from scipy.stats import false_discovery_control, hypergeom
+
+from semprobe.errors import DataError
+from semprobe.vocabulary import NEGATIVE, POSITIVE, attrs
+
+if TYPE_CHECKING:
+    import torch
+
+_ROWS, _AT_ONCE = 512, 2048  # latents and permutations whose true positives are counted at once: they fit a cache
+
+
+def pack(predictions: np.ndarray) -> np.ndarray:
+    """Predictions (image, latent) bool as bits (image, byte) uint8, the first latent in the highest bit."""
+    return np.packbits(predictions, axis=1)
+
+
+def unpack(bits: np.ndarray, latents: int) -> np.ndarray:
+    """The reverse of `pack`: (image, latent) bool."""
+    return np.unpackbits(bits, axis=1, count=latents).astype(bool)
+
+
+def exact_p(counts: xr.Dataset) -> xr.DataArray:
+    """Chance of at least as many true positives, were the labels dealt out at random over the images.
+
+    ``p = P(TP >= tp)`` with TP hypergeometric: of n images n+ are positive, and the latent fires on tp + fp. At a fixed
+    number of predictions F1 grows with tp, so that this is the p of F1 too; equal to Fisher's exact test, one-sided. A
+    latent that fires on no image or on all has p = 1. Says nothing of how many latents were looked at.
+
+    Parameters
+    ----------
+    counts
+        ``tp fp fn tn`` (concept, latent), in memory.
+
+    Returns
+    -------
+    xarray.DataArray
+        (concept, latent) float64.
+
+    References
+    ----------
+    Fisher 1935, The Logic of Inductive Inference.
+    """
+    tp, fp, fn, tn = (counts[name].transpose("concept", "latent").values for name in ("tp", "fp", "fn", "tn"))
+    rows, back = np.unique(np.stack([tp, fp, fn, tn]).reshape(4, -1), axis=1, return_inverse=True)
+    found = hypergeom.sf(rows[0] - 1, rows.sum(0), rows[0] + rows[2], rows[0] + rows[1])
+    p = np.clip(found, 0, 1)[back].reshape(tp.shape)
+    return counts["tp"].transpose("concept", "latent").copy(data=p).rename("p_value").assign_attrs(attrs("p_value"))
+
+
+def in_family(counts: xr.Dataset) -> xr.DataArray:
+    """(concept, latent) bool: the latent fires on some of the concept's images and not on all."""
+    return (counts["tp"] + counts["fp"] > 0) & (counts["fn"] + counts["tn"] > 0)
+
+
+def q_values(p: xr.DataArray, family: xr.DataArray) -> xr.DataArray:
+    """Smallest false discovery rate at which a latent is among the discoveries, concept by concept.
+
+    Parameters
+    ----------
+    p
+        (concept, latent), of :func:`exact_p`.
+    family
+        (concept, latent) bool, of :func:`in_family`; 1 outside of it.
+
+    Returns
+    -------
+    xarray.DataArray
+        (concept, latent) float64.
+
+    References
+    ----------
+    Benjamini and Hochberg 1995, Controlling the False Discovery Rate.
+    """
+    found = np.ones(p.shape)
+    for row, values, inside in zip(found, p.values, family.transpose(*p.dims).values, strict=True):
+        if inside.any():
+            row[inside] = false_discovery_control(values[inside], method="bh")
+    return p.copy(data=found).rename("q_value").assign_attrs(attrs("q_value"))
+
+
+# the largest F1 by chance
+
+
+def permuted_labels(label: np.ndarray, strata: np.ndarray, number: int, seed: list[int]) -> np.ndarray:
+    """Labels dealt out anew at random, within each stratum.
+
+    Parameters
+    ----------
+    label
+        (image,) 1 or 0.
+    strata
+        (image,) int: labels change places within a stratum only.
+
+    Returns
+    -------
+    numpy.ndarray
+        (image, permutation) bool, True for positive.
+    """
+    rng = np.random.default_rng(seed)
+    found = np.zeros((len(label), number), bool)
+    for stratum in np.unique(strata):
+        here = np.flatnonzero(strata == stratum)
+        positives = int(label[here].sum())
+        order = rng.random((number, len(here))).argsort(1)[:, :positives]
+        found[here[order].T, np.arange(number)] = True
+    return found
+
+
+def null_max_f1(predictions: np.ndarray, permutations: np.ndarray) -> np.ndarray:
+    """The largest F1 of all latents under each permutation of the labels.
+
+    At a fixed number of predictions the largest F1 is that of the most true positives, so only those are counted, and
+    F1 = 2 tp / (P + n+) comes last, in float64. Latents that predict alike are counted once; numbers of predictions
+    are visited from the largest F1 that they could reach, until none left could change a maximum. Exact.
+
+    Parameters
+    ----------
+    predictions
+        (image, latent) bool, of the family alone.
+    permutations
+        (image, permutation) bool, True for positive; the same number in each.
+
+    Returns
+    -------
+    numpy.ndarray
+        (permutation,) float64; 0 without latents.
+    """
+    import torch
+
+    positives = int(permutations[:, 0].sum())
+    unique = np.unique(pack(predictions.T), axis=0)
+    rows = np.unpackbits(unique, axis=1, count=len(predictions))
+    fires = rows.sum(1, dtype=np.int64)
+    bound = 2 * np.minimum(fires, positives) / (fires + positives)
+    order = np.lexsort((fires, -bound))
+    wanted, fires, bound = torch.from_numpy(rows[order].astype(np.float32)), fires[order], bound[order]
+    best = np.zeros(permutations.shape[1])
+    for start in range(0, len(best), _AT_ONCE):
+        here = best[start : start + _AT_ONCE]
+        drawn = torch.from_numpy(permutations[:, start : start + _AT_ONCE].astype(np.float32))
+        for first in range(0, len(fires), _ROWS):
+            if bound[first] <= here.min():
+                break
+            _raise(here, wanted[first : first + _ROWS] @ drawn, fires[first : first + _ROWS], positives)
+    return best
+
+
+def _raise(best: np.ndarray, tp: torch.Tensor, fires: np.ndarray, positives: int) -> None:
+    """Raise maxima to the F1 of these true positives (latent, permutation), sorted by number of predictions."""
+    edges = [0, *(np.flatnonzero(np.diff(fires)) + 1), len(fires)]
+    for start, stop in itertools.pairwise(edges):
+        most = tp[start:stop].amax(0).numpy().astype(np.float64)
+        np.maximum(best, 2 * most / (fires[start] + positives), out=best)
+
+
+def p_max(f1: np.ndarray, null: np.ndarray) -> np.ndarray:
+    """``(1 + number of permutations whose largest F1 is at least f1) / (1 + permutations)``.
+
+    References
+    ----------
+    Westfall and Young 1993, Resampling-Based Multiple Testing, for the maximum; Phipson and Smyth 2010, Permutation
+    P-values Should Never Be Zero, for the 1.
+    """
+    ordered = np.sort(null)
+    return np.asarray((1 + len(null) - np.searchsorted(ordered, f1, side="left")) / (1 + len(null)))
+
+
+def significance(
+    scores: xr.Dataset, *, permutations: int = 10_000, seed: int = 0, alpha: float = 0.05, family: str = "concept"
+) -> xr.Dataset:
+    """Exact p, false discovery rate and family-wise p of every latent; computes.
+
+    Parameters
+    ----------
+    scores
+        ``tp fp fn tn f1`` (concept, latent), ``prediction_bits`` (image, byte) and ``label`` (image, concept), all in
+        memory, as :func:`semprobe.score` gives them; ``stratum`` (image, concept) if labels may change places within
+        strata only.
+    permutations
+        Of the labels; the same for all latents of a concept.
+    seed
+        Of the permutations. A concept's depend on it and on the concept's name alone.
+    alpha
+        A latent is significant if its ``p_max`` is at most this.
+    family
+        ``concept`` corrects over all latents of a concept, ``study`` over all latents of all concepts.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``p_value q_value p_max`` float64 and ``significant`` bool (concept, latent), ``null_max_f1`` (concept,
+        permutation) float64.
+
+    Raises
+    ------
+    DataError
+        No prediction bits, or settings out of range.
+    """
+    if "prediction_bits" not in scores or "label" not in scores:
+        raise DataError("found no prediction_bits or label, so nothing can be tested; score again")
+    if permutations < 1 or not 0 < alpha < 1 or family not in ("concept", "study"):
+        raise DataError(f"permutations {permutations}, alpha {alpha}, family {family!r}: out of range")
+    p, inside = exact_p(scores), in_family(scores).transpose("concept", "latent")
+    null = np.stack(
+        [_null(scores, str(c), inside.sel(concept=c), permutations, seed) for c in scores["concept"].values]
+    )
+    against = null if family == "concept" else np.broadcast_to(null.max(0), null.shape)
+    f1 = scores["f1"].transpose("concept", "latent").values
+    worst = np.stack([p_max(one, other) for one, other in zip(f1, against, strict=True)])
+    worst[~inside.values] = 1
+    return xr.Dataset({
+        "p_value": p, "q_value": q_values(p, inside),
+        "p_max": p.copy(data=worst).assign_attrs(attrs("p_max")),
+        "significant": p.copy(data=worst <= alpha).assign_attrs(attrs("significant")),
+        "null_max_f1": (("concept", "permutation"), null, attrs("null_max_f1")),
+    })  # fmt: skip
+
+
+def _null(scores: xr.Dataset, concept: str, inside: xr.DataArray, number: int, seed: int) -> np.ndarray:
+    label = scores["label"].sel(concept=concept).values
+    mine = np.isin(label, (POSITIVE, NEGATIVE))
+    strata = np.zeros(mine.sum(), int)
+    if "stratum" in scores:
+        strata = scores["stratum"].sel(concept=concept).values[mine]
+    predictions = unpack(scores["prediction_bits"].values[mine], scores.sizes["latent"])[:, inside.values]
+    dealt = permuted_labels(label[mine], strata, number, [seed, zlib.crc32(concept.encode())])
+    return null_max_f1(predictions, dealt)

@@ -1,0 +1,150 @@
+"""Exact p, false discovery rate and the family-wise test, against outsiders and against brute force."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import false_discovery_control, fisher_exact
+
+from semprobe import significance
+from semprobe.errors import DataError
+from semprobe.scoring import confusion, f1
+
+
+def make_scores(images: int = 12, latents: int = 30, seed: int = 0, concepts: int = 2) -> xr.Dataset:
+    """Counts with ties, a dead, an always-on and two equal latents."""
+    rng = np.random.default_rng(seed)
+    found = rng.random((images, latents)) < rng.random(latents)
+    found[:, 0], found[:, 1], found[:, 3] = False, True, found[:, 2]
+    label = rng.permuted(np.resize([1, 0, -1], (images, concepts)), axis=0).astype(np.int8)
+    names = np.array([f"c{at}" for at in range(concepts)], dtype=object)
+    coords = {"concept": names, "label": (("image", "concept"), label)}
+    predictions = xr.DataArray(found, dims=("image", "latent"))
+    counts = confusion(predictions, xr.DataArray(label, dims=("image", "concept"), coords={"concept": names}))
+    bits = ("image", "byte"), significance.pack(found)
+    return counts.assign(f1=f1(counts), prediction_bits=bits).assign_coords(coords)
+
+
+def test_bits_keep_predictions() -> None:
+    found = np.random.default_rng(0).random((5, 13)) < 0.5
+    assert significance.pack(found).shape == (5, 2)
+    assert (significance.unpack(significance.pack(found), 13) == found).all()
+
+
+def test_exact_p_is_fishers() -> None:
+    scores = make_scores()
+    p = significance.exact_p(scores)
+    for concept, latent in itertools.product(range(2), range(30)):
+        tp, fp, fn, tn = (int(scores[name][concept, latent]) for name in ("tp", "fp", "fn", "tn"))
+        assert p[concept, latent] == pytest.approx(fisher_exact([[tp, fp], [fn, tn]], alternative="greater")[1])
+    assert (p[:, :2] == 1).all()
+
+
+def test_q_is_scipys_within_the_family() -> None:
+    scores = make_scores()
+    p, inside = significance.exact_p(scores), significance.in_family(scores)
+    q = significance.q_values(p, inside)
+    for row, values, kept in zip(q.values, p.values, inside.transpose("concept", "latent").values, strict=True):
+        np.testing.assert_allclose(row[kept], false_discovery_control(values[kept]))
+        assert (row[~kept] == 1).all()
+    assert not inside[:, :2].any()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_null_is_that_of_brute_force(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    found = rng.random((9, 40)) < rng.random(40)
+    label = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0])
+    dealt = significance.permuted_labels(label, np.zeros(9, int), 300, [seed])
+    expected = []
+    for column in dealt.T:
+        best = 0.0
+        for latent in found.T:
+            tp, fp, fn = (latent & column).sum(), (latent & ~column).sum(), (~latent & column).sum()
+            best = max(best, 2 * tp / (2 * tp + fp + fn))
+        expected.append(best)
+    np.testing.assert_array_equal(significance.null_max_f1(found, dealt), expected)
+
+
+@settings(max_examples=20, deadline=None)
+@given(rows=st.integers(1, 50), at_once=st.integers(1, 40))
+def test_the_null_does_not_depend_on_how_it_is_cut(rows: int, at_once: int) -> None:
+    found = np.random.default_rng(1).random((14, 60)) < 0.4
+    dealt = significance.permuted_labels(np.arange(14) % 2, np.zeros(14, int), 64, [0])
+    whole = significance.null_max_f1(found, dealt)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(significance, "_ROWS", rows)
+        patch.setattr(significance, "_AT_ONCE", at_once)
+        assert (significance.null_max_f1(found, dealt) == whole).all()
+
+
+def test_labels_change_places_within_strata_only() -> None:
+    label, strata = np.array([1, 1, 0, 0, 1, 0, 0]), np.array([0, 0, 0, 0, 1, 1, 1])
+    dealt = significance.permuted_labels(label, strata, 500, [3])
+    assert (dealt[:4].sum(0) == 2).all()
+    assert (dealt[4:].sum(0) == 1).all()
+    np.testing.assert_allclose(dealt.mean(1), [0.5] * 4 + [1 / 3] * 3, atol=0.07)
+    assert (dealt == significance.permuted_labels(label, strata, 500, [3])).all()
+
+
+def test_p_max_counts_ties_and_itself() -> None:
+    null = np.array([0.5, 0.8, 0.8, 0.9])
+    assert significance.p_max(np.array([0.95, 0.9, 0.8, 0.1]), null).tolist() == [1 / 5, 2 / 5, 4 / 5, 1.0]
+
+
+def test_all_of_it() -> None:
+    scores = make_scores(60, 50)
+    found = significance.significance(scores, permutations=200)
+    assert found["null_max_f1"].shape == (2, 200)
+    assert (found["p_max"][:, :2] == 1).all()
+    assert (found["significant"] == (found["p_max"] <= 0.05)).all()
+    alone = significance.significance(scores.sel(concept=["c1"]), permutations=200)
+    assert (alone["p_max"].values[0] == found["p_max"].values[1]).all(), "a concept does not depend on those beside it"
+    study = significance.significance(scores, permutations=200, family="study")
+    assert (study["p_max"] >= found["p_max"]).all()
+    for wrong in ({"permutations": 0}, {"alpha": 1.0}, {"family": "all"}):
+        with pytest.raises(DataError, match="out of range"):
+            significance.significance(scores, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="no prediction_bits"):
+        significance.significance(scores.drop_vars("prediction_bits"))
+
+
+def test_studies_without_a_concept_find_one_in_alpha() -> None:
+    """The share of null studies with any significant latent is inside the 99 % binomial interval around alpha."""
+    rng = np.random.default_rng(0)
+    hits, studies, alpha = 0, 120, 0.1
+    label = np.repeat([1, 0], 10)
+    for study in range(studies):
+        common = rng.random((20, 1)) < 0.5
+        found = np.where(
+            rng.random(150) < 0.5, common ^ (rng.random((20, 150)) < 0.2), rng.random((20, 150)) < rng.random(150)
+        )
+        inside = (found.any(0)) & (~found.all(0))
+        null = significance.null_max_f1(
+            found[:, inside], significance.permuted_labels(label, np.zeros(20, int), 199, [study])
+        )
+        tp = found[label == 1].sum(0)
+        best = (2 * tp / (found.sum(0) + 10))[inside].max()
+        hits += bool(significance.p_max(np.array([best]), null)[0] <= alpha)
+    assert hits <= 22, "99 % of a binomial of 120 and 0.1 is at most 21"
+    assert hits >= 2
+
+
+def test_a_planted_latent_is_found() -> None:
+    rng = np.random.default_rng(5)
+    label = np.repeat([1, 0], 20).astype(np.int8)
+    found = rng.random((40, 500)) < 0.5
+    found[:, 77] = label == 1
+    predictions = xr.DataArray(found, dims=("image", "latent"))
+    named = xr.DataArray(label[:, None], dims=("image", "concept"), coords={"concept": ["wheel"]})
+    counts = confusion(predictions, named)
+    bits = ("image", "byte"), significance.pack(found)
+    scores = counts.assign(f1=f1(counts), prediction_bits=bits, label=named)
+    tested = significance.significance(scores.set_coords("label"), permutations=999)
+    assert tested["significant"].values[0].nonzero()[0].tolist() == [77]
+    assert float(tested["p_max"][0, 77]) == 1 / 1000
