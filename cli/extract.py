@@ -120,12 +120,15 @@ def run(
     if _common.forecast(place, total, seconds, "activations", dry_run=dry_run, as_json=as_json, quiet=quiet):
         return {}
 
-    from semprobe import extraction
+    from semprobe import confounds, extraction
+    from semprobe.images import cores
 
     with _common.progress(found.sizes["image"], "checking", quiet) as update:
         good = extraction.inspect_images(found, skip=on_error == "skip", workers=workers, done=update)
     for one in good.attrs["skipped"]:
         _common.say(f"left out: {one['reason']}")
+    confounds.check_duplicates(good)
+    confounds.check_equal_pixels(good, workers=workers or cores())
     filled = extraction.template(good, backbone, dtype=dtype, cls=cls)
     shard = stores.images_per_shard(per_image, good.sizes["image"])
     writers = {}

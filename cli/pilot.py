@@ -53,16 +53,26 @@ def command(out: Path, each: int, seed: int, overwrite: bool, workers: int | Non
     assert scores is not None  # no dry run
     data, sae = stores.open_store(paths["activations"]), load_sae("pilot")
     verified.append(_check_ways(data, sae, scores))
+    verified.append(pilot.check_random_labels(stores.open_store(paths["latents"]).compute(), each=each, seed=seed))
     findings, codes = pilot.look(out, data, scores, sae)
     pilot.sheet(out, findings, codes).save(out / "best-latents.png")
     if as_json:
         found = [pilot.describe(one) for one in findings]
-        _common.print_json({"verified": verified, "findings": found, "stores": paths, "seconds": clock.seconds})
+        _common.print_json({
+            "verified": verified, "findings": found, "power": _power(each, scores), "stores": paths,
+            "seconds": clock.seconds,
+        })  # fmt: skip
         return
     click.echo("verified:\n" + "\n".join(f"  {one}" for one in verified))
     click.echo(f"\nbest latent of {scores.sizes['latent']} a concept, {each} positive and {each} negative scenes:")
     click.echo(pilot.table(findings))
     click.echo(_legend(findings))
+    power = _power(each, scores)
+    click.echo(
+        f"power: with {each} + {each} images and {power['latents']} latents an F1 of {power['critical_f1']:.3f} is "
+        f"significant; a latent that\nfires on 90 % of positives and 5 % of negatives is found with a chance of "
+        f"{power['detection']:.0%}"
+    )
     click.echo(f"\n{out}: images, masks, manifest.csv, stores, best-latents.png; {clock.seconds:.0f} s")
 
 
@@ -78,13 +88,21 @@ def _check_ways(data: Any, sae: Any, scores: Any) -> str:
     return "scores straight from activations and by way of stored latents are identical"
 
 
+def _power(each: int, scores: Any) -> dict[str, Any]:
+    from semprobe.power import critical_f1, detection
+
+    size = (each, each, scores.sizes["latent"])
+    return {"latents": size[2], "critical_f1": critical_f1(*size), "detection": detection(*size, 0.9, 0.05)}
+
+
 def _legend(findings: list[Any]) -> str:
     missed = [one.concept for one in findings if not one.found]
     lines = [
         "code on it: share of the latent's code on the positives that lies on the concept's own pixels;",
         "its area: these pixels' share of the pictures; on its patches: share of the code on patches that show",
-        "the concept at all. found: p below 0.05 after Bonferroni over all latents that fire, and more than half",
-        "of the code on its patches. The same images chose the latent and report its F1.",
+        "the concept at all. p: share of 10,000 shuffles of the labels after which the best of all latents is as",
+        "good (*: at most 0.05). found: that, and more than half of the code on its patches. The same images chose",
+        "the latent and report its F1.",
     ]
     if missed:
         lines.append(f"not found: {', '.join(missed)} (a spiral was never shown to the embedded backbone or SAE)")

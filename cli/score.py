@@ -1,7 +1,8 @@
-"""semprobe score: F1 of every latent for every concept."""
+"""semprobe score: F1 of every latent for every concept, and what speaks for it."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,13 +14,18 @@ if TYPE_CHECKING:
 
     from semprobe.sae import SAE
 
+_IN_MEMORY = 2_000_000_000
+"""Bytes of patch sums up to which AUROC and average precision are computed."""
+
 
 @click.command(
     epilog="""\b
 Examples:
   semprobe score acts.zarr --sae sae.pt -o scores.zarr
   semprobe score shards/ --images images/ --sae sae.pt -o scores.zarr
-  semprobe score latents.zarr -o scores.zarr --threshold 0.5 --top 10
+  semprobe score latents.zarr -o scores.zarr --threshold-sweep --csv scores.csv
+  semprobe score acts.zarr --sae sae.pt -o scores.zarr --baseline channels --baseline random-sae
+  semprobe score scores.zarr -o stricter.zarr --alpha 0.01 --family study
   semprobe score acts.zarr --sae sae.pt -o scores.zarr --json | jq '.concepts.wheel.top[0]'
 """
 )
@@ -29,128 +35,341 @@ Examples:
 @_common.normalize
 @_common.force
 @click.option("--threshold", type=float, default=0.0, show_default=True, help="Prediction: patch sum > threshold.")
+@click.option(
+    "--threshold-sweep",
+    "sweep",
+    is_flag=True,
+    help="Give each latent its best threshold of some twenty; the test pays for the choice.",
+)
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Latents to print a concept.")
 @click.option(
     "--random", type=click.IntRange(1), default=1000, show_default=True, help="Latents drawn at random as the baseline."
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of that draw.")
+@click.option(
+    "--baseline",
+    "baselines",
+    multiple=True,
+    type=click.Choice(["channels", "random-sae"]),
+    help="Score the backbone's channels, or random directions that fire as often, too; of activations only.",
+)
+@click.option(
+    "--permutations", type=click.IntRange(1), default=10_000, show_default=True, help="Of the labels, for the test."
+)
+@click.option(
+    "--alpha",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.05,
+    show_default=True,
+    help="Chance of any false finding in a family.",
+)
+@click.option(
+    "--family",
+    type=click.Choice(["concept", "study"]),
+    default="concept",
+    show_default=True,
+    help="What the test corrects for: all latents of a concept, or of all concepts.",
+)
+@click.option("--splits", type=click.IntRange(1), default=100, show_default=True, help="Halvings for the held-out F1.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all that is drawn.")
+@click.option(
+    "--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), help="Write all latents as a table, too."
+)
 @_common.shards
 @_common.output("Store of scores to make")
 def command(as_json: bool, top: int, **options: Any) -> None:
     """Score every latent of a STORE of activations or latents, or of saev shards, for every concept.
 
-    An image is predicted positive if the latent's sum over patches is above the threshold. Printed beside the best
-    latents are the floor (F1 of firing on every image) and the F1 of random latents. The best of thousands looks good
-    by chance alone: a high F1 is a candidate, not a finding.
+    An image is predicted positive if the latent's sum over patches is above the threshold. The best of thousands of
+    latents looks good by chance alone, so its F1 stands beside the floor (firing on every image), random latents, and
+    the best that all latents reach when labels are shuffled: a latent is significant if that happens at most in a share
+    --alpha of shuffles. Of a store of scores the tests are made anew, with other settings if you like.
 
     Latents are ordered by F1, at equal F1 by precision, at equal precision by number.
     """  # fmt: skip
     scores, result = run(as_json=as_json, **options)
     if scores is None:
         return
+    settings = {name: options[name] for name in ("alpha", "family")}
+    concepts = {str(c): describe(scores, str(c), top) for c in scores["concept"].values}
     if as_json:
-        _common.print_json(
-            {**result, "concepts": {str(c): describe(scores, str(c), top) for c in scores["concept"].values}}
-        )
+        _common.print_json({**result, "concepts": concepts})
         return
-    for concept in scores["concept"].values:
-        click.echo(table(scores, str(concept), top))
+    for concept, found in concepts.items():
+        click.echo(table(concept, found, **settings))
+    click.echo(_LEGEND)
     click.echo(f"{result['store']}: {result['concepts']} concepts x {result['latents']} latents")
 
 
 def run(
-    store: str, *, output: str, sae_path: str | None = None, threshold: float = 0.0, random: int = 1000, seed: int = 0,
-    overwrite: bool = False, dry_run: bool = False, workers: int | None = None, as_json: bool = False,
-    quiet: bool = False, normalize: str = "none", force: bool = False, layer: int | None = None,
-    images: str | None = None, **options: Any,
+    store: str, *, output: str, sae_path: str | None = None, threshold: float = 0.0, sweep: bool = False,
+    random: int = 1000, baselines: tuple[str, ...] = (), permutations: int = 10_000, alpha: float = 0.05,
+    family: str = "concept", splits: int = 100, seed: int = 0, csv_path: Path | None = None, overwrite: bool = False,
+    dry_run: bool = False, workers: int | None = None, as_json: bool = False, quiet: bool = False,
+    normalize: str = "none", force: bool = False, layer: int | None = None, images: str | None = None, **options: Any,
 ) -> tuple[xr.Dataset | None, dict[str, Any]]:  # fmt: skip
     """The command without click; returns the scores and what was done, or None for a dry run."""
     from semprobe import stores
-    from semprobe.scoring import score
+    from semprobe.assessment import assess
 
     clock = _common.Clock()
     _common.check_apart(store, output)
     stores.check_output(output, overwrite)
+    if csv_path is not None and csv_path.exists() and not overwrite:
+        raise click.UsageError(f"{csv_path} is there already; --overwrite replaces it")
+    if sweep and threshold != 0:
+        raise click.UsageError("--threshold and --threshold-sweep exclude each other")
+    for_activations = baselines or force or normalize != "none" or any(v is not None for v in options.values())
+    if sae_path is None and for_activations:
+        raise click.UsageError(
+            "--normalize, --force, --baseline and the --sae options are for activations and need --sae"
+        )
     normalisation = _common.Normalisation(normalize)
-    if sae_path is None and (force or normalize != "none" or any(value is not None for value in options.values())):
-        raise click.UsageError("--normalize, --force and the --sae options are for activations and need --sae")
     data, sae, guess, settings = _inputs(store, sae_path, workers, force, {"layer": layer, "images": images, **options})
     if sae is not None:
         normalisation.check(data)
-    place = stores.Place(output)
-    size = score(data, sae=sae, threshold=threshold, random=random, seed=seed).nbytes
-    if _common.forecast(place, size, guess, "scores", dry_run=dry_run, as_json=as_json, quiet=quiet):
+    how = {"threshold": threshold, "sweep": sweep, "random": random, "seed": seed}
+    tests: dict[str, Any] = {"permutations": permutations, "alpha": alpha, "family": family, "splits": splits}
+    _check_fits(data, sae, sweep)
+    size = _bytes(data, sae, permutations, sweep)
+    if _common.forecast(stores.Place(output), size, guess, "scores", dry_run=dry_run, as_json=as_json, quiet=quiet):
         return None, {}
-    if sae is not None:
-        data, settings["normalisation"] = normalisation.apply(data, workers, quiet)
-    lazy = score(data, sae=sae, threshold=threshold, random=random, seed=seed)
-    number = data.sizes["image"]
-    with _common.progress(number, "scoring", quiet) as update, _common.dask_threads(number, update, workers):
-        scores = lazy.compute()
-    settings |= {"threshold": threshold, "random": random, "seed": seed}
-    stores.write_whole(output, scores, kind="scores", provenance=_common.provenance(**settings), overwrite=overwrite)
+    if "tp" in data:
+        scores = _again(store, data, threshold, sweep)
+    else:
+        if sae is not None:
+            data, settings["normalisation"] = normalisation.apply(data, workers, quiet)
+        scores = _measured(data, sae, how, workers, quiet)
+        for name in baselines:
+            scores = scores.assign(_baseline(name, data, sae, how, workers, quiet))
+        settings |= {**how, "threshold": "sweep" if sweep else threshold, "baselines": list(baselines)}
+    _common.say("testing", quiet)
+    scores = scores.assign(assess(scores, seed=seed, **tests))
+    settings = _common.provenance(**{**settings, "tests": {**tests, "seed": seed}})
+    stores.write_whole(output, scores, kind="scores", provenance=settings, overwrite=overwrite)
+    if csv_path is not None:
+        _write_csv(csv_path, scores)
     return scores, {
         "store": output, "concepts": scores.sizes["concept"], "latents": scores.sizes["latent"],
-        "threshold": threshold, "seed": seed, "seconds": clock.seconds,
+        "threshold": settings["threshold"], "seed": seed, **tests, "seconds": clock.seconds,
     }  # fmt: skip
 
 
 def _inputs(
     store: str, sae_path: str | None, workers: int | None, force: bool, options: dict[str, Any]
 ) -> tuple[xr.Dataset, SAE | None, float, dict[str, Any]]:
-    """The store, the SAE, the seconds that one pass may take, and where it all came from."""
+    """What is scored, of labelled images; the SAE, the seconds that one pass may take, and where it all came from."""
     from semprobe.cli.encode import open_activations, seconds
-    from semprobe.errors import StoreError
+    from semprobe.scoring import labelled
 
     if sae_path is not None:
         data, sae, settings = open_activations(store, sae_path, force, options)
+        data = labelled(data)
         return data, sae, seconds(data, sae, workers), settings
     data = _common.open_input(store, options)
     if "activations" in data:
         raise click.UsageError(f"{store} is a store of activations, so --sae is needed")
-    if "patch_sum" not in data:
-        kind = data.attrs["semprobe_format"]["kind"]
-        raise StoreError(f"{store}: this is a store of {kind}, expected one of activations or of latents")
-    return data, None, 0.0, _common.without_run(data.attrs["provenance"])
+    return labelled(data) if "patch_sum" in data else data, None, 0.0, _common.without_run(data.attrs["provenance"])
+
+
+def _again(store: str, data: xr.Dataset, threshold: float, sweep: bool) -> xr.Dataset:
+    """A store of scores, to be tested anew."""
+    then = data.attrs["provenance"].get("threshold", 0.0)
+    if sweep or threshold not in (0.0, then):
+        raise click.UsageError(
+            f"{store} holds predictions at threshold {then}, which can't be changed; score activations or latents again"
+        )
+    return data.drop_dims(["permutation", "choice"], errors="ignore").compute().drop_attrs(deep=False)
+
+
+# measuring
+
+
+def _sums_bytes(data: xr.Dataset, sae: SAE | None) -> int:
+    return 4 * data.sizes["image"] * (sae.latents if sae is not None else data.sizes["latent"])
+
+
+def _check_fits(data: xr.Dataset, sae: SAE | None, sweep: bool) -> None:
+    if sweep and "tp" not in data and _sums_bytes(data, sae) > _IN_MEMORY:
+        raise click.UsageError(
+            f"--threshold-sweep needs all patch sums in memory, {_common.human_bytes(_sums_bytes(data, sae))} here; it "
+            f"is for up to {_common.human_bytes(_IN_MEMORY)}: score fewer images or a fixed --threshold"
+        )
+
+
+def _bytes(data: xr.Dataset, sae: SAE | None, permutations: int, sweep: bool) -> int:
+    """Size of the store: some 110 bytes a latent and concept, the null, and predictions."""
+    if "tp" in data:
+        return int(data.nbytes)
+    latents = sae.latents if sae is not None else data.sizes["latent"]
+    kept = 4 * latents if sweep else latents // 8
+    return data.sizes["concept"] * (110 * latents + 8 * permutations) + kept * data.sizes["image"]
+
+
+def _measured(data: xr.Dataset, sae: SAE | None, how: dict[str, Any], workers: int | None, quiet: bool) -> xr.Dataset:
+    """Scores of every latent; with AUROC and average precision if the patch sums fit into memory."""
+    from semprobe.assessment import score_sums
+    from semprobe.encoding import latents
+    from semprobe.scoring import score
+
+    number, fits = data.sizes["image"], _sums_bytes(data, sae) <= _IN_MEMORY
+    if fits:
+        lazy = data.drop_vars(["patch_max", "patch_argmax"], errors="ignore") if sae is None else latents(data, sae)
+    else:
+        given = {name: value for name, value in how.items() if name != "sweep"}
+        lazy = score(data, sae=sae, **given)
+        _common.say(
+            f"{_common.human_bytes(_sums_bytes(data, sae))} of patch sums do not fit into memory: AUROC and average "
+            "precision are left out; of a store of latents semprobe.effects computes them lazily"
+        )
+    with _common.progress(number, "scoring", quiet) as update, _common.dask_threads(number, update, workers):
+        found = lazy.compute()
+    return score_sums(found, **how) if fits else found
+
+
+def _baseline(
+    name: str, data: xr.Dataset, sae: SAE | None, how: dict[str, Any], workers: int | None, quiet: bool
+) -> dict[str, xr.DataArray]:
+    """F1 of what else might have been the latents."""
+    from semprobe.assessment import score_sums
+    from semprobe.baselines import best_of_both, channel_sums, random_sae
+    from semprobe.encoding import patch_sum
+    from semprobe.vocabulary import attrs
+
+    assert sae is not None
+    acts = data["activations"]
+    number = data.sizes["image"]
+    with _common.progress(number, name, quiet) as update, _common.dask_threads(number, update, workers):
+        sums = channel_sums(acts) if name == "channels" else patch_sum(acts, random_sae(acts, sae, seed=how["seed"]))
+        found = score_sums(sums.to_dataset(name="patch_sum").assign_coords(label=data["label"]).compute(), **how)
+    if name == "random-sae":
+        return {"random_sae_f1": found["f1"].drop_vars("latent").assign_attrs(attrs("random_sae_f1"))}
+    return {f"channel_{one}": best_of_both(f"channel_{one}", found[one]) for one in ("f1", "auroc")}
+
+
+def _write_csv(path: Path, scores: xr.Dataset) -> None:
+    """Every latent of every concept, best first."""
+    import os
+
+    from semprobe.scoring import rank
+
+    names = [str(name) for name, one in scores.data_vars.items() if set(one.dims) == {"concept", "latent"}]
+    aside = path.with_name(f".{path.name}.part")
+    with aside.open("w", newline="", encoding="utf-8") as file:
+        for at, concept in enumerate(scores["concept"].values):
+            here = scores[names].sel(concept=concept).isel(latent=rank(scores, str(concept), scores.sizes["latent"]))
+            shown = f"'{concept}" if str(concept)[:1] in "=+-@\t\r" else str(concept)  # a spreadsheet would run it
+            rows = here.to_dataframe().reset_index().assign(concept=shown)
+            rows.to_csv(file, columns=["concept", "latent", *names], index=False, header=at == 0)
+    os.replace(aside, path)
+
+
+# telling
 
 
 def describe(scores: xr.Dataset, concept: str, top: int) -> dict[str, Any]:
-    """A concept's best latents beside floor and baseline."""
+    """A concept's best latents beside what chance does."""
     from semprobe.scoring import rank
 
     here = scores.sel(concept=concept)
-    drawn = here["random_f1"]
-    first = here.isel(latent=0)
+    first, drawn, null = here.isel(latent=0), here["random_f1"], here["null_max_f1"]
     best = here.isel(latent=rank(scores, concept, top))
-    columns = ("f1", "precision", "recall", "support", "tp", "fp", "fn", "tn")
+    columns = (
+        "f1", "f1_low", "f1_high", "p_max", "significant", "q_value", "p_value", "auroc", "average_precision",
+        "precision", "recall", "support", "tp", "fp", "fn", "tn", "threshold",
+    )  # fmt: skip
     rows = [
-        {"latent": int(best["latent"][at]), **{name: best[name].values[at].item() for name in columns}}
+        {"latent": int(best["latent"][at]), **{n: best[n].values[at].item() for n in columns if n in best}}
         for at in range(best.sizes["latent"])
     ]
-    return {
+    found = {
         "positives": int(first["tp"] + first["fn"]), "negatives": int(first["fp"] + first["tn"]),
-        "floor_f1": float(here["floor_f1"]),
-        "random": {"draws": drawn.sizes["draw"], "mean": float(drawn.mean()), "p95": float(drawn.quantile(0.95))},
+        "latents": here.sizes["latent"],
         "dead_latents": int((here["support"] == 0).sum()), "always_on_latents": int((here["support"] == 1).sum()),
+        "floor_f1": float(here["floor_f1"]),
+        "random": {"draws": drawn.sizes["draw"], "sd": float(drawn.std()), **_spread(drawn),
+                   "top_vs_random_p": float(here["top_vs_random_p"])},
+        "null_max_f1": {"permutations": null.sizes["permutation"], **_spread(null)},
+        "significant_latents": int(here["significant"].sum()),
+        "held_out_f1": {"mean": float(here["held_out_f1"]), "p5": float(here["held_out_low"]),
+                        "median": float(here["held_out_median"]), "p95": float(here["held_out_high"])},
+        "source": {"cramers_v": float(here["source_association"]), "words": str(here["source_words"].item()),
+                   "permuted_within_source": bool(here["within_source"])},
         "top": rows,
     }  # fmt: skip
+    if "channel_f1" in here:
+        found["channels"] = {"f1": float(here["channel_f1"].max()), "auroc": float(here["channel_auroc"].max())}
+    if "random_sae_f1" in here:
+        found["random_sae"] = {"f1": float(here["random_sae_f1"].max()), **_spread(here["random_sae_f1"])}
+    return found
 
 
-def table(scores: xr.Dataset, concept: str, top: int) -> str:
+def _spread(values: xr.DataArray) -> dict[str, float]:
+    return {"mean": float(values.mean()), "p95": float(values.quantile(0.95))}
+
+
+_LEGEND = """\
+F1 interval: 95 % bootstrap, of the latent as chosen. p: share of shuffles of the labels after which the best of all
+latents is as good. q: false discovery rate. AUROC: how often a positive's patch sum is above a negative's. All of it:
+docs/statistics.md
+"""
+
+
+def table(concept: str, found: dict[str, Any], *, alpha: float, family: str) -> str:
     """A concept's best latents as text."""
-    found = describe(scores, concept, top)
-    random = found["random"]
+    random, null = found["random"], found["null_max_f1"]
+    swept = "threshold" in found["top"][0]
     lines = [
-        f"{concept}: {found['positives']} positive, {found['negatives']} negative; floor (fires on every image) "
-        f"{found['floor_f1']:.3f}; {random['draws']} random latents: mean {random['mean']:.3f}, 95th percentile "
-        f"{random['p95']:.3f}; {found['dead_latents']} latents never fire here, {found['always_on_latents']} always",
-        f"{'latent':>9} {'F1':>6} {'precision':>9} {'recall':>6} {'support':>7} "
-        f"{'tp':>5} {'fp':>5} {'fn':>5} {'tn':>5}",
+        f"{concept}: {found['positives']} positive, {found['negatives']} negative; {found['latents']} latents, "
+        f"of which {found['dead_latents']} never fire here and {found['always_on_latents']} always (not tested)",
+        f"  F1 by chance: floor {found['floor_f1']:.3f} (fires on every image); {random['draws']} random latents "
+        f"{random['mean']:.3f} in the mean, {random['p95']:.3f} at the 95th percentile;",
+        f"  best of all latents after {null['permutations']} shuffles of the labels {null['mean']:.3f} in the mean, "
+        f"{null['p95']:.3f} at the 95th percentile",
+        f"{'latent':>9} {'F1':>6} {'F1 interval':>14} {'p':>7} {'q':>8} {'AUROC':>6} {'precision':>9} {'recall':>6} "
+        f"{'tp':>4} {'fp':>4} {'fn':>4} {'tn':>4}" + (f" {'threshold':>9}" if swept else ""),
+        *(_row(row) for row in found["top"]),
+        f"  {_verdict(found, alpha, family)}",
+        *(f"  {line}" for line in _others(found)),
+        f"  {'' if found['source']['permuted_within_source'] else 'CONFOUNDED: '}{found['source']['words']}",
     ]
-    for row in found["top"]:
-        exact = "-" if row["precision"] != row["precision"] else f"{row['precision']:.3f}"
-        lines.append(
-            f"{row['latent']:>9} {row['f1']:>6.3f} {exact:>9} {row['recall']:>6.3f} {row['support']:>7.3f} "
-            f"{row['tp']:>5} {row['fp']:>5} {row['fn']:>5} {row['tn']:>5}"
-        )
     return "\n".join(lines) + "\n"
+
+
+def _row(row: dict[str, Any]) -> str:
+    interval = "-" if row["f1_low"] != row["f1_low"] else f"{row['f1_low']:.3f}-{row['f1_high']:.3f}"
+    auroc = f"{row['auroc']:.3f}" if "auroc" in row else "-"
+    exact = "-" if row["precision"] != row["precision"] else f"{row['precision']:.3f}"
+    return (
+        f"{row['latent']:>9} {row['f1']:>6.3f} {interval:>14} {row['p_max']:>6.4f}{'*' if row['significant'] else ' '} "
+        f"{row['q_value']:>8.2g} {auroc:>6} {exact:>9} {row['recall']:>6.3f} "
+        f"{row['tp']:>4} {row['fp']:>4} {row['fn']:>4} {row['tn']:>4}"
+        + (f" {row['threshold']:>9.3g}" if "threshold" in row else "")
+    )
+
+
+def _verdict(found: dict[str, Any], alpha: float, family: str) -> str:
+    number = found["significant_latents"]
+    count = "no latent is" if number == 0 else "1 latent is" if number == 1 else f"{number} latents are"
+    over = "" if family == "concept" else ", over all concepts together"
+    where = "; labels were shuffled within sources" if 0 < found["source"]["cramers_v"] < 1 else ""
+    return f"{count} significant (*: p at most {alpha:g}{over}{where})"
+
+
+def _others(found: dict[str, Any]) -> list[str]:
+    held = found["held_out_f1"]
+    lines = []
+    if held["mean"] == held["mean"]:
+        lines.append(
+            f"chosen on one half of the images, the best latent has F1 {held['mean']:.3f} on the other half (5 to 95 % "
+            f"of splits: {held['p5']:.3f} to {held['p95']:.3f})"
+        )
+    if "channels" in found:
+        one = found["channels"]
+        lines.append(f"the best channel of the backbone has F1 {one['f1']:.3f}; the best AUROC is {one['auroc']:.3f}")
+    if "random_sae" in found:
+        one = found["random_sae"]
+        lines.append(
+            f"the best random direction that fires as often has F1 {one['f1']:.3f}; their 95th percentile is "
+            f"{one['p95']:.3f}"
+        )
+    return lines

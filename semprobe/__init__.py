@@ -9,17 +9,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from semprobe.assessment import assess
     from semprobe.checkpoints import load_sae
     from semprobe.encoding import encode, latents, patch_sum
     from semprobe.errors import SemprobeError
     from semprobe.images import find_images
+    from semprobe.predictions import predict
     from semprobe.sae import SAE
-    from semprobe.scoring import confusion, f1, floor_f1, precision, predict, rank, recall, score, support
+    from semprobe.scoring import confusion, f1, floor_f1, precision, rank, recall, score, support
     from semprobe.stores import open_store
 
 _HOMES = {
     "SAE": "semprobe.sae",
     "SemprobeError": "semprobe.errors",
+    "assess": "semprobe.assessment",
     "confusion": "semprobe.scoring",
     "encode": "semprobe.encoding",
     "f1": "semprobe.scoring",
@@ -30,7 +33,7 @@ _HOMES = {
     "open_store": "semprobe.stores",
     "patch_sum": "semprobe.encoding",
     "precision": "semprobe.scoring",
-    "predict": "semprobe.scoring",
+    "predict": "semprobe.predictions",
     "rank": "semprobe.scoring",
     "recall": "semprobe.scoring",
     "score": "semprobe.scoring",
@@ -41,6 +44,7 @@ __all__ = [
     "SAE",
     "SemprobeError",
     "__version__",
+    "assess",
     "confusion",
     "encode",
     "f1",

@@ -1,13 +1,16 @@
 """Can label and source be told apart? And is one picture on both sides?
 
 A source is what the coordinate ``source`` says, whole and word for word. Images without one count as one further
-source, since nothing is known that would tell them apart; where no image of a concept has a source, nothing is known.
+source, since nothing is known that would tell them apart. Sources of a single image, such as an address of its own for
+every picture, say nothing of what pictures share: two or more of them count as one source. Where that, or no source at
+all, is all that a concept's images have, nothing is known.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +20,8 @@ from semprobe.errors import DataError
 from semprobe.images import read_image
 from semprobe.scoring import as_label, check_classes
 from semprobe.vocabulary import NEGATIVE, POSITIVE, UNLABELLED, attrs
+
+_ALONE = "sources of one image each"
 
 
 class _Table(NamedTuple):
@@ -29,6 +34,11 @@ class _Table(NamedTuple):
     names: list[str]
     counts: np.ndarray
     """(2, source): positives, negatives."""
+
+    @property
+    def unknown(self) -> bool:
+        """Whether nothing is known that images could share."""
+        return self.names in ([""], [_ALONE])
 
 
 def _texts(values: xr.DataArray, name: str) -> np.ndarray:
@@ -54,7 +64,9 @@ def _tables(label: xr.DataArray, source: xr.DataArray) -> Iterator[_Table]:
     texts = _texts(source, "source")
     for concept, column in zip(wanted["concept"].values, wanted.values.T, strict=True):
         rows = np.flatnonzero(column != UNLABELLED)
-        names, which = np.unique(texts[rows], return_inverse=True)
+        names, which, sizes = np.unique(texts[rows], return_inverse=True, return_counts=True)
+        if (sizes == 1).sum() > 1:
+            names, which = np.unique(np.where(sizes == 1, _ALONE, names)[which], return_inverse=True)
         counts = [np.bincount(which[column[rows] == value], minlength=len(names)) for value in (POSITIVE, NEGATIVE)]
         yield _Table(str(concept), rows, which, names.tolist(), np.stack(counts))
 
@@ -67,7 +79,7 @@ def _concepts(label: xr.DataArray) -> dict[str, xr.DataArray]:
 
 
 def _cramers_v(table: _Table) -> float:
-    if table.names == [""]:
+    if table.unknown:
         return float("nan")
     counts = table.counts.astype(np.float64)
     expected = counts.sum(1, keepdims=True) * counts.sum(0) / counts.sum()
@@ -80,7 +92,7 @@ def source_association(label: xr.DataArray, source: xr.DataArray) -> xr.DataArra
     ``V = sqrt(chi2 / (n min(rows - 1, columns - 1)))``, here ``sqrt(chi2 / n)`` since there are two labels; ``chi2`` is
     Pearson's, without Yates's correction, and V is not corrected for bias: with many sources of few images each it is
     above 0 by chance. 1: every source has one label only. 0: every source has the same share of positives, as has a
-    single source (0/0 in the formula). NaN: no image has a source, so nothing is known.
+    single source (0/0 in the formula). NaN: no image has a source, or none shares it, so nothing is known.
 
     Parameters
     ----------
@@ -124,7 +136,7 @@ def _named(table: _Table, which: np.ndarray) -> str:
 
 def _separate(table: _Table) -> str:
     positive, negative = (_named(table, row > 0) for row in table.counts)
-    look = f"'{positive} picture'" if positive in table.names else "the look of those sources"
+    look = f"'{positive} picture'" if positive in table.names and positive != _ALONE else "the look of those sources"
     return (
         f"all positives come from {positive} and all negatives from {negative}: label and source can't be told apart, "
         f"so a latent for {look} scores as well as one for {table.concept}"
@@ -145,10 +157,11 @@ def _partial(table: _Table, value: float) -> str:
 
 def _sentence(table: _Table) -> str:
     value = _cramers_v(table)
-    if table.names == [""]:
+    if table.unknown:
+        lack = "has a source" if table.names == [""] else "shares its source with another"
         return (
-            f"no image of {table.concept} has a source, so whether label and source go together is unknown; a column "
-            "source in a manifest says it"
+            f"no image of {table.concept} {lack}, so whether label and source go together is unknown; a column "
+            "source in a manifest says where pictures came from, such as web"
         )
     if len(table.names) == 1:
         return f"all images of {table.concept} come from one source, {table.names[0]}, so label can't go with source"
@@ -287,18 +300,29 @@ def _pixels(path: str) -> str:
     return f"{image.size} {hashlib.sha256(image.tobytes()).hexdigest()}"
 
 
-def check_equal_pixels(file: xr.DataArray, label: xr.DataArray) -> None:
+def _both_sides(sizes: np.ndarray, label: xr.DataArray) -> np.ndarray:
+    """(image,) bool: labelled, and some image on the concept's other side is as large."""
+    found = np.zeros(len(sizes), bool)
+    for column in as_label(label).transpose("concept", "image").values:
+        sides = [set(sizes[column == value].tolist()) for value in (POSITIVE, NEGATIVE)]
+        shared = np.array([size in sides[0] & sides[1] for size in sizes.tolist()], bool)
+        found |= shared & (column != UNLABELLED)
+    return found
+
+
+def check_equal_pixels(data: xr.Dataset, *, workers: int = 1) -> None:
     """Refuse files with equal pixels (upright 8-bit RGB) that are positive and negative of one concept.
 
-    Reads every labelled file once. It finds the same picture in two lossless files, or with other metadata; not one
-    that was resized or compressed again.
+    Reads files whose width and height occur on both sides of a concept. It finds the same picture in two lossless
+    files, or with other metadata; not one that was resized or compressed again.
 
     Parameters
     ----------
-    file
-        (image,) path of each file; empty where unknown.
-    label
-        (image, concept) int8: 1 positive, 0 negative, -1 not in the set.
+    data
+        With coords ``image``, ``concept``, ``label`` (image, concept), ``width``, ``height`` and ``file`` (image,), the
+        path of each file; empty where unknown.
+    workers
+        Files read at once.
 
     Raises
     ------
@@ -307,7 +331,10 @@ def check_equal_pixels(file: xr.DataArray, label: xr.DataArray) -> None:
     UnreadableImage
         A file can't be read.
     """
-    paths = _texts(file, "file")
-    labelled = (as_label(label) != UNLABELLED).any("concept").values
-    keys = [_pixels(path) if path and known else "" for path, known in zip(paths, labelled, strict=True)]
-    _check_equal(np.array(keys, dtype=object), label, "pixels")
+    paths = _texts(data["file"], "file")
+    sizes = data["width"].values.astype(np.int64) << 32 | data["height"].values
+    rows = np.flatnonzero(_both_sides(sizes, data["label"]) & (paths != ""))
+    keys = np.full(len(paths), "", dtype=object)
+    with ThreadPoolExecutor(workers) as pool:
+        keys[rows] = list(pool.map(_pixels, paths[rows]))
+    _check_equal(keys, data["label"], "pixels")

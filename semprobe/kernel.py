@@ -218,21 +218,25 @@ def _reduce_tile(
     return found
 
 
-def _reduce_top(values: torch.Tensor, latents: torch.Tensor, patches: int, number: int) -> dict[str, torch.Tensor]:
+def _reduce_top(
+    values: torch.Tensor, latents: torch.Tensor, patches: int, number: int, want: set[str]
+) -> dict[str, torch.Tensor]:
     """The same of the k kept codes a patch, (image, patch * k): what is not kept is 0."""
     images, k = len(values), values.shape[1] // patches
-    zeros = torch.zeros(images, number)
+    found = {}
+    if "patch_sum" in want:
+        found["patch_sum"] = torch.zeros(images, number).scatter_add_(1, latents, values)
+    if not want & {"patch_max", "patch_argmax"}:
+        return found
     largest = torch.full((images, number), -torch.inf).scatter_reduce_(1, latents, values, "amax")
-    kept = zeros.clone().scatter_add_(1, latents, torch.ones_like(values))
-    largest = torch.where(kept == patches, largest, largest.clamp(min=0))
-    patch = torch.arange(patches).repeat_interleave(k).expand(images, -1)
-    here = torch.where(values == largest.gather(1, latents), patch, patches)
-    first = torch.full((images, number), patches).scatter_reduce_(1, latents, here, "amin")
-    return {
-        "patch_sum": zeros.scatter_add_(1, latents, values),
-        "patch_max": largest,
-        "patch_argmax": torch.where(largest > 0, first, -1),
-    }
+    kept = torch.zeros(images, number).scatter_add_(1, latents, torch.ones_like(values))
+    found["patch_max"] = torch.where(kept == patches, largest, largest.clamp(min=0))
+    if "patch_argmax" in want:
+        patch = torch.arange(patches).repeat_interleave(k).expand(images, -1)
+        here = torch.where(values == found["patch_max"].gather(1, latents), patch, patches)
+        first = torch.full((images, number), patches).scatter_reduce_(1, latents, here, "amin")
+        found["patch_argmax"] = torch.where(found["patch_max"] > 0, first, -1)
+    return found
 
 
 def reduce(block: np.ndarray, sae: SAE, want: set[str], names: np.ndarray | None = None) -> dict[str, np.ndarray]:
@@ -262,7 +266,7 @@ def reduce(block: np.ndarray, sae: SAE, want: set[str], names: np.ndarray | None
             if isinstance(kept, TopK):
                 top = _top(rows, sae, kept)
                 values, latents = (part.view(-1, patches * kept.k)[:count] for part in top)
-                found = _reduce_top(values, latents, patches, sae.latents)
+                found = _reduce_top(values, latents, patches, sae.latents, want)
                 for name in out:
                     out[name][first : first + count] = found[name]
                 continue

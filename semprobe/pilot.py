@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 from PIL import Image
-from scipy.stats import hypergeom
 
 from semprobe.encoding import encode
 from semprobe.errors import DataError
 from semprobe.sae import SAE
 from semprobe.scenes import PARTS, draw_scene
 from semprobe.scoring import rank, score
-from semprobe.vocabulary import NEGATIVE, POSITIVE
+from semprobe.significance import significance
+from semprobe.vocabulary import NEGATIVE, POSITIVE, UNLABELLED
 
 CLEAR = 0.003
 """A positive shows its concept on at least this share of its pixels: small, but there."""
@@ -29,7 +29,7 @@ CLEAR = 0.003
 UNSEEN = "spiral"
 """The part that neither the embedded backbone nor the SAE was trained on."""
 
-COLUMNS = ("path", "concept", "label", "source", "reason")
+COLUMNS = ("path", "concept", "label", "source", "reason", "scene")
 
 
 def claim(folder: Path) -> None:
@@ -84,7 +84,7 @@ def draw_set(folder: Path, *, each: int = 20, seed: int = 0, done: Callable[[int
                 (folder / where).parent.mkdir(parents=True, exist_ok=True)
                 picture.save(folder / where)
             reason = f"{concept} on {mask.mean():.1%} of the pixels" if label == "positive" else f"no {concept} drawn"
-            rows.append((path.as_posix(), concept, label, f"drawn, seed {name}", reason))
+            rows.append((path.as_posix(), concept, label, "drawn by semprobe pilot", reason, name))
             done(1)
     manifest = folder / "manifest.csv"
     with manifest.open("w", newline="", encoding="utf-8") as file:
@@ -150,6 +150,37 @@ def check_planted() -> list[str]:
     ]
 
 
+def check_random_labels(latents: xr.Dataset, *, each: int, seed: int = 0) -> str:
+    """What the test says of a concept that is none: labels drawn at random over the pilot's images; in words.
+
+    Parameters
+    ----------
+    latents
+        ``patch_sum`` (image, latent), in memory.
+    each
+        Positives, and as many negatives.
+    seed
+        Of the labels and of the test.
+    """
+    rng = np.random.default_rng([seed, 1])
+    label = np.full((latents.sizes["image"], 1), UNLABELLED, np.int8)
+    label[rng.choice(len(label), 2 * each, replace=False), 0] = np.repeat([POSITIVE, NEGATIVE], each)
+    name = np.array(["random labels"], dtype=object)
+    drawn = xr.Dataset(
+        {"patch_sum": (("image", "latent"), latents["patch_sum"].values)},
+        coords={"image": latents["image"], "concept": name, "label": (("image", "concept"), label)},
+    )
+    scores = score(drawn, seed=seed)
+    tests = significance(scores, seed=seed)
+    best = int(rank(scores, "random labels", 1)[0])
+    number = int(tests["significant"].sum())
+    return (
+        f"of a concept made of random labels the best latent has F1 {float(scores['f1'][0, best]):.3f}, "
+        f"p {float(tests['p_max'][0, best]):.3f}; significant latents: {number}"
+        + (" (one seed in twenty is expected to have some)" if number else "")
+    )
+
+
 # where a latent looks
 
 
@@ -165,15 +196,23 @@ class Finding(NamedTuple):
     f1: float
     floor_f1: float
     random_p95: float
-    p_value: float
+    p_max: float
+    significant: bool
     inside: float
     area: float
     touching: float
 
     @property
     def found(self) -> bool:
-        """Whether F1 is beyond the chance of the best of all latents, and most of the code is where the concept is."""
-        return self.p_value < 0.05 and self.touching > 0.5
+        """Whether F1 is significant among all latents, and most of the code is where the concept is."""
+        return self.significant and self.touching > 0.5
+
+    @property
+    def verdict(self) -> str:
+        """The same in words."""
+        if not self.significant:
+            return "not found: could be chance"
+        return "found" if self.found else "not found: fires elsewhere"
 
 
 def coverage(folder: Path, images: list[str], grid: tuple[int, int]) -> np.ndarray:
@@ -190,19 +229,6 @@ def _share(code: np.ndarray, weight: np.ndarray) -> float:
     """Share of the code that falls on the weighted patches; 0 if there is no code."""
     total = float(code.sum())
     return float((code * weight).sum() / total) if total > 0 else 0.0
-
-
-def best_p_value(scores: xr.Dataset, concept: str, latent: int) -> float:
-    """Chance that the best of all firing latents has so many true positives at this support, Bonferroni-bounded.
-
-    The hypergeometric upper tail of one latent (Fisher's exact test), times the number of latents that fire on some
-    and not on all images.
-    """
-    here = scores.sel(concept=concept)
-    tp, fp, fn, tn = (int(here[name].isel(latent=latent)) for name in ("tp", "fp", "fn", "tn"))
-    tail = hypergeom.sf(tp - 1, tp + fp + fn + tn, tp + fn, tp + fp)
-    alive = int(((here["support"] > 0) & (here["support"] < 1)).sum())
-    return float(min(1.0, tail * max(1, alive)))
 
 
 def look(folder: Path, data: xr.Dataset, scores: xr.Dataset, sae: SAE) -> tuple[list[Finding], dict[str, xr.DataArray]]:
@@ -231,7 +257,8 @@ def look(folder: Path, data: xr.Dataset, scores: xr.Dataset, sae: SAE) -> tuple[
                 float(here["f1"][latent]),
                 float(here["floor_f1"]),
                 float(here["random_f1"].quantile(0.95)),
-                best_p_value(scores, concept, latent),
+                float(here["p_max"][latent]),
+                bool(here["significant"][latent]),
                 _share(values.values, cover),
                 float(cover.mean()),
                 _share(values.values, cover > 0),
@@ -249,8 +276,8 @@ def table(findings: list[Finding]) -> str:
     for one in findings:
         lines.append(
             f"{one.concept:>9} {one.latent:>6} {one.f1:>6.3f} {one.floor_f1:>6.3f} {one.random_p95:>11.3f} "
-            f"{one.p_value:>14.2g} {one.inside:>10.1%} {one.area:>8.1%} {one.touching:>14.1%}  "
-            f"{'found' if one.found else 'not found'}"
+            f"{one.p_max:>13.4f}{'*' if one.significant else ' '} {one.inside:>10.1%} {one.area:>8.1%} "
+            f"{one.touching:>14.1%}  {one.verdict}"
         )
     return "\n".join(lines)
 

@@ -1,6 +1,6 @@
-"""From patch sums to counts, and from counts to F1: the experiment's own arithmetic.
+"""From predictions to counts, and from counts to F1: the experiment's own arithmetic.
 
-A prediction is ``patch sum > threshold`` (``>``, never ``>=``). Counts come first and are additive; ratios come last.
+Counts come first and are additive; ratios come last.
 What 0/0 gives is decided here, once: F1 and recall are always defined, since a concept without positives is refused;
 precision without any prediction is NaN.
 """
@@ -14,38 +14,9 @@ import numpy as np
 import xarray as xr
 
 from semprobe.errors import DataError
+from semprobe.predictions import as_bits, predict
 from semprobe.sae import SAE
 from semprobe.vocabulary import NEGATIVE, POSITIVE, UNLABELLED, attrs
-
-
-def predict(patch_sums: xr.DataArray, threshold: float = 0.0) -> xr.DataArray:
-    """Binary predictions: patch sum > threshold.
-
-    Parameters
-    ----------
-    patch_sums
-        (image, latent) float.
-    threshold
-        A sum equal to it predicts negative.
-
-    Returns
-    -------
-    xarray.DataArray
-        (image, latent) bool, lazy if the input is.
-
-    Raises
-    ------
-    DataError
-        When computed: a patch sum is NaN.
-    """
-    found = xr.apply_ufunc(_exceeds, patch_sums, float(threshold), dask="parallelized", output_dtypes=[bool])
-    return found.rename("prediction")
-
-
-def _exceeds(values: np.ndarray, threshold: float) -> np.ndarray:
-    if np.isnan(values).any():
-        raise DataError("a patch sum is NaN, so nothing can be predicted; encode these images again")
-    return values > threshold
 
 
 def _count_block(predictions: np.ndarray, label: np.ndarray) -> np.ndarray:
@@ -247,6 +218,23 @@ def check_classes(label: xr.DataArray) -> None:
                 raise DataError(f"concept {name} has no {word} images: F1 needs both positives and negatives")
 
 
+def labelled(data: xr.Dataset) -> xr.Dataset:
+    """The images that are in some concept's set, with their labels as int8.
+
+    Raises
+    ------
+    DataError
+        No labels, or a concept without positives or without negatives.
+    """
+    if "label" not in data:
+        raise DataError("found no label, so there is nothing to score; expected a store of activations or of latents")
+    label = as_label(data["label"])
+    check_classes(label)
+    rows = (label != UNLABELLED).any("concept").values
+    found = data.assign_coords(label=label)
+    return found if rows.all() else found.isel(image=np.flatnonzero(rows))
+
+
 def _predictions(data: xr.Dataset, sae: SAE | None, threshold: float) -> xr.DataArray:
     if "patch_sum" in data:
         if sae is not None:
@@ -284,8 +272,9 @@ def score(
     Returns
     -------
     xarray.Dataset
-        ``tp fp fn tn f1 precision recall support`` (concept, latent), ``random_latent random_f1`` (concept, draw) and
-        ``floor_f1`` (concept,); lazy: computing it all is one pass over the data.
+        ``tp fp fn tn f1 precision recall support`` (concept, latent), ``random_latent random_f1`` (concept, draw),
+        ``floor_f1`` (concept,) and ``prediction_bits`` (image, byte), from which :func:`semprobe.assess` tests; lazy:
+        computing it all is one pass over the data. Images that no concept labels are left out.
 
     Raises
     ------
@@ -295,14 +284,38 @@ def score(
     SAEError
         The SAE reads another number of features.
     """
-    if "label" not in data:
-        raise DataError("found no label, so there is nothing to score; expected a store of activations or of latents")
-    label = as_label(data["label"])
-    check_classes(label)
+    data = labelled(data)
+    label = data["label"]
     if random < 1 or seed < 0 or not np.isfinite(threshold):
         raise DataError(f"random {random}, seed {seed}, threshold {threshold}: expected at least 1, at least 0, finite")
     predictions = _predictions(data, sae, threshold)
     counts = confusion(predictions, label)
+    found = beside_chance(counts, label, random=random, seed=seed)
+    return found.assign(prediction_bits=as_bits(predictions)).assign_coords(image_coords(data))
+
+
+def image_coords(data: xr.Dataset) -> dict[str, xr.DataArray]:
+    """Coordinates of images and concepts, which scores keep."""
+    return {str(name): one for name, one in data.coords.items() if set(one.dims) <= {"image", "concept", "edge"}}
+
+
+def beside_chance(counts: xr.Dataset, label: xr.DataArray, *, random: int = 1000, seed: int = 0) -> xr.Dataset:
+    """Ratios of counts, beside the floor and the F1 of latents drawn at random.
+
+    Parameters
+    ----------
+    counts
+        ``tp fp fn tn`` (concept, latent), as :func:`confusion` gives them.
+    label
+        (image, concept) int8, in memory.
+    random, seed
+        As :func:`score`.
+
+    Returns
+    -------
+    xarray.Dataset
+        The counts with ``f1 precision recall support floor_f1 random_latent random_f1``; lazy if they are.
+    """
     scores = f1(counts)
     drawn = draw_latents([str(c) for c in label["concept"].values], counts.sizes["latent"], random, seed)
     flat = drawn + np.arange(len(drawn))[:, None] * counts.sizes["latent"]

@@ -15,22 +15,14 @@ import xarray as xr
 from scipy.stats import false_discovery_control, hypergeom
 
 from semprobe.errors import DataError
-from semprobe.vocabulary import NEGATIVE, POSITIVE, attrs
+from semprobe.predictions import pack, unpack
+from semprobe.sweep import cuts
+from semprobe.vocabulary import UNLABELLED, attrs
 
 if TYPE_CHECKING:
     import torch
 
 _ROWS, _AT_ONCE = 512, 2048  # latents and permutations whose true positives are counted at once: they fit a cache
-
-
-def pack(predictions: np.ndarray) -> np.ndarray:
-    """Predictions (image, latent) bool as bits (image, byte) uint8, the first latent in the highest bit."""
-    return np.packbits(predictions, axis=1)
-
-
-def unpack(bits: np.ndarray, latents: int) -> np.ndarray:
-    """The reverse of `pack`: (image, latent) bool."""
-    return np.unpackbits(bits, axis=1, count=latents).astype(bool)
 
 
 def exact_p(counts: xr.Dataset) -> xr.DataArray:
@@ -188,8 +180,8 @@ def significance(
     ----------
     scores
         ``tp fp fn tn f1`` (concept, latent), ``prediction_bits`` (image, byte) and ``label`` (image, concept), all in
-        memory, as :func:`semprobe.score` gives them; ``stratum`` (image, concept) if labels may change places within
-        strata only.
+        memory, as :func:`semprobe.score` gives them; of a sweep ``threshold`` and ``patch_sum`` in place of the bits.
+        With ``stratum`` (image, concept) labels change places within strata only.
     permutations
         Of the labels; the same for all latents of a concept.
     seed
@@ -203,21 +195,29 @@ def significance(
     -------
     xarray.Dataset
         ``p_value q_value p_max`` float64 and ``significant`` bool (concept, latent), ``null_max_f1`` (concept,
-        permutation) float64.
+        permutation) float64. ``p_value`` knows nothing of strata; of a sweep it is multiplied by the number of
+        thresholds tried (Bonferroni).
 
     Raises
     ------
     DataError
         No prediction bits, or settings out of range.
     """
-    if "prediction_bits" not in scores or "label" not in scores:
-        raise DataError("found no prediction_bits or label, so nothing can be tested; score again")
     if permutations < 1 or not 0 < alpha < 1 or family not in ("concept", "study"):
         raise DataError(f"permutations {permutations}, alpha {alpha}, family {family!r}: out of range")
     p, inside = exact_p(scores), in_family(scores).transpose("concept", "latent")
-    null = np.stack(
-        [_null(scores, str(c), inside.sel(concept=c), permutations, seed) for c in scores["concept"].values]
-    )
+    nulls = []
+    for at, concept in enumerate(p["concept"].values):
+        rows, predictions = tried(scores, str(concept))
+        p[at] = np.minimum(1, p[at] * (predictions.shape[1] // scores.sizes["latent"]))
+        strata = (
+            scores["stratum"].sel(concept=concept).values[rows] if "stratum" in scores else np.zeros(len(rows), int)
+        )
+        label = scores["label"].sel(concept=concept).values[rows]
+        dealt = permuted_labels(label, strata, permutations, [seed, zlib.crc32(str(concept).encode())])
+        fires = predictions.sum(0)
+        nulls.append(null_max_f1(predictions[:, (fires > 0) & (fires < len(rows))], dealt))
+    null = np.stack(nulls)
     against = null if family == "concept" else np.broadcast_to(null.max(0), null.shape)
     f1 = scores["f1"].transpose("concept", "latent").values
     worst = np.stack([p_max(one, other) for one, other in zip(f1, against, strict=True)])
@@ -230,12 +230,26 @@ def significance(
     })  # fmt: skip
 
 
-def _null(scores: xr.Dataset, concept: str, inside: xr.DataArray, number: int, seed: int) -> np.ndarray:
-    label = scores["label"].sel(concept=concept).values
-    mine = np.isin(label, (POSITIVE, NEGATIVE))
-    strata = np.zeros(mine.sum(), int)
-    if "stratum" in scores:
-        strata = scores["stratum"].sel(concept=concept).values[mine]
-    predictions = unpack(scores["prediction_bits"].values[mine], scores.sizes["latent"])[:, inside.values]
-    dealt = permuted_labels(label[mine], strata, number, [seed, zlib.crc32(concept.encode())])
-    return null_max_f1(predictions, dealt)
+def tried(scores: xr.Dataset, concept: str) -> tuple[np.ndarray, np.ndarray]:
+    """Which images are in a concept's set, and what was predicted of them.
+
+    Returns
+    -------
+    rows
+        (n,) positions along ``image``.
+    predictions
+        (n, candidate) bool: every latent, and of a sweep every latent at every threshold, one after the other.
+
+    Raises
+    ------
+    DataError
+        The scores do not hold their predictions.
+    """
+    kept = "patch_sum" if "threshold" in scores else "prediction_bits"
+    if kept not in scores or "label" not in scores:
+        raise DataError(f"found no {kept} or label, so nothing can be tested; score again")
+    rows = np.flatnonzero(scores["label"].sel(concept=concept).values != UNLABELLED)
+    values = scores[kept].values[rows]
+    if kept == "prediction_bits":
+        return rows, unpack(values, scores.sizes["latent"])
+    return rows, np.concatenate([values > cut for cut in cuts(values)], axis=1)

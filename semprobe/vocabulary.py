@@ -85,6 +85,12 @@ VARIABLES = {
     "prediction_bits": Variable(
         ("image", "byte"), "uint8", "predictions of all latents, a bit each, the first latent in the highest bit"
     ),
+    "threshold": Variable(
+        ("concept", "latent"), "float32", "threshold of a sweep at which the latent's F1 is largest; absent without one"
+    ),
+    "top_vs_random_p": Variable(
+        ("concept",), "float64", "Mann–Whitney p of the top 5 latents' F1 above the random latents'; descriptive"
+    ),
     "p_value": Variable(
         ("concept", "latent"), "float64", "exact chance of at least as many true positives with labels dealt at random"
     ),
@@ -127,7 +133,19 @@ VARIABLES = {
     "f1_high": Variable(("concept", "latent"), "float64", "upper end of the same interval"),
     # confounds
     "source_association": Variable(
-        ("concept",), "float64", "Cramér's V of label and source, from 0 to 1; NaN where no image has a source"
+        ("concept",), "float64", "Cramér's V of label and source, from 0 to 1; NaN where sources tell nothing"
+    ),
+    "source_words": Variable(("concept",), "string", "whether label and source go together, in a sentence"),
+    "within_source": Variable(
+        ("concept",), "bool", "whether labels were permuted within sources; else over all of the concept's images"
+    ),
+    # other baselines
+    "channel_f1": Variable(
+        ("concept", "feature"), "float64", "F1 of the backbone's channel or of its negative, whichever is larger"
+    ),
+    "channel_auroc": Variable(("concept", "feature"), "float64", "AUROC of the same, whichever is larger"),
+    "random_sae_f1": Variable(
+        ("concept", "latent"), "float64", "F1 of a random direction that fires on as many patches as the latent"
     ),
 }  # fmt: skip
 

@@ -27,7 +27,8 @@ def test_extract_encode_score_both_ways(acts: Path, sae_file: Path, tmp_path: Pa
     run("encode", acts, "--sae", sae_file, "-o", tmp_path / "latents.zarr", "--max")
     direct = run("score", acts, "--sae", sae_file, "-o", tmp_path / "one.zarr", "--random", 50)
     stored = run("score", tmp_path / "latents.zarr", "-o", tmp_path / "two.zarr", "--random", 50)
-    assert "t-shirt: 3 positive, 4 negative; floor (fires on every image) 0.600; 50 random latents" in direct.stdout
+    assert "t-shirt: 3 positive, 4 negative; " in direct.stdout
+    assert "floor 0.600 (fires on every image); 50 random latents" in direct.stdout
     assert direct.stdout.splitlines()[:-1] == stored.stdout.splitlines()[:-1]
     one, two = (stores.open_store(tmp_path / f"{name}.zarr") for name in ("one", "two"))
     xr.testing.assert_identical(one.drop_attrs(), two.drop_attrs())
@@ -220,10 +221,21 @@ def test_an_output_that_is_the_input_is_refused(acts: Path, sae_file: Path, run:
     assert stores.open_store(acts).sizes["image"] == 7
 
 
-def test_scores_can_not_be_scored(acts: Path, sae_file: Path, tmp_path: Path, run: Run) -> None:
-    run("score", acts, "--sae", sae_file, "-o", tmp_path / "s.zarr")
-    _fails(run, "score", tmp_path / "s.zarr", "-o", tmp_path / "t.zarr", message="this is a store of scores")
-    _fails(run, "encode", tmp_path / "s.zarr", "--sae", sae_file, "-o", tmp_path / "t.zarr", message="store of scores")
+def test_scores_are_tested_anew_and_not_encoded(acts: Path, sae_file: Path, tmp_path: Path, run: Run) -> None:
+    run("score", acts, "--sae", sae_file, "-o", tmp_path / "s.zarr", "--permutations", 300)
+    run("score", tmp_path / "s.zarr", "-o", tmp_path / "t.zarr", "--permutations", 300)
+    again = ("--permutations", 200, "--alpha", 0.5, "--family", "study")
+    run("score", tmp_path / "s.zarr", "-o", tmp_path / "u.zarr", *again)
+    run("score", acts, "--sae", sae_file, "-o", tmp_path / "v.zarr", *again)
+    first, same, anew, direct = (stores.open_store(tmp_path / f"{name}.zarr") for name in "stuv")
+    xr.testing.assert_identical(first.drop_attrs(), same.drop_attrs())
+    xr.testing.assert_identical(anew.drop_attrs(), direct.drop_attrs())
+    assert anew.attrs["provenance"]["tests"]["alpha"] == 0.5
+    assert anew.attrs["provenance"]["sae"] == first.attrs["provenance"]["sae"]
+    for wrong in (("--threshold", 1), ("--threshold-sweep",)):
+        told = run("score", tmp_path / "s.zarr", "-o", tmp_path / "w.zarr", *wrong, code=2)
+        assert "can't be changed" in told.stderr
+    _fails(run, "encode", tmp_path / "s.zarr", "--sae", sae_file, "-o", tmp_path / "w.zarr", message="store of scores")
 
 
 def test_what_nobody_foresaw_is_one_line_too(acts: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

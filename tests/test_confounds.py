@@ -17,6 +17,7 @@ from scipy.stats.contingency import association, crosstab
 import semprobe
 from semprobe.confounds import check_duplicates, check_equal_pixels, source_association, strata, words
 from semprobe.errors import DataError, UnreadableImage
+from semprobe.extraction import inspect_images
 from tests.conftest import draw
 
 
@@ -62,17 +63,29 @@ BY_HAND: list[tuple[str, float, list[int], bool, str]] = [
         "+ - .web",
         NAN, [0, 0, -1], True,
         "no image of wheel has a source, so whether label and source go together is unknown; a column source in a "
-        "manifest says it",
+        "manifest says where pictures came from, such as web",
     ),
     (
-        "+a +b +c +d +e -",
-        1, [1, 2, 3, 4, 5, 0], False,
+        "+a +b -c -d",
+        NAN, [0, 0, 0, 0], True,
+        "no image of wheel shares its source with another, so whether label and source go together is unknown; a "
+        "column source in a manifest says where pictures came from, such as web",
+    ),
+    (
+        "+a +b -own -own",
+        1, [1, 1, 0, 0], False,
+        "all positives come from sources of one image each and all negatives from own: label and source can't be told "
+        "apart, so a latent for the look of those sources scores as well as one for wheel",
+    ),
+    (
+        "+a +a +b +b +c +c +d +d +e +e - -",
+        1, [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 0, 0], False,
         "all positives come from a, b, c and 2 more and all negatives from no known source: label and source can't be "
         "told apart, so a latent for the look of those sources scores as well as one for wheel",
     ),
     (
-        "+ -web",
-        1, [0, 1], False,
+        "+ + -web -web",
+        1, [0, 0, 1, 1], False,
         "all positives come from no known source and all negatives from web: label and source can't be told apart, so "
         "a latent for the look of those sources scores as well as one for wheel",
     ),
@@ -98,7 +111,13 @@ def test_association_equals_scipy(images: list[tuple[int, str]]) -> None:
     images = [(1, "a"), (0, "b"), *images]
     label, source = study(" ".join(".-+"[value + 1] + name for value, name in images))
     kept = label.values[:, 0] >= 0
-    table = crosstab(label.values[kept, 0], source.values[kept].astype(str)).count
+    names = source.values[kept].astype(str)
+    alone = {name for name in names if (names == name).sum() == 1}
+    pooled = np.array(["alone" if name in alone else name for name in names])
+    if set(pooled) == {"alone"}:
+        assert np.isnan(source_association(label, source)).all()
+        return
+    table = crosstab(label.values[kept, 0], pooled).count
     expected = association(table, method="cramer", correction=False)
     np.testing.assert_allclose(source_association(label, source).item(), expected, rtol=1e-12, atol=1e-12)
     perfect = bool((np.minimum(*table) == 0).all())
@@ -192,24 +211,28 @@ def test_stores_and_folders_can_be_checked(acts: Path) -> None:
 def test_equal_pixels_with_both_labels(tmp_path: Path) -> None:
     draw(tmp_path / "wheel-positive" / "a.png", (9, 90, 200))
     draw(tmp_path / "wheel-negative" / "b.png", (200, 90, 9))
-    check_equal_pixels(**_found(tmp_path))
+    check_equal_pixels(_found(tmp_path))
     draw(tmp_path / "wheel-negative" / "c.bmp", (9, 90, 200))
     found = _found(tmp_path)
     with pytest.raises(DataError, match=r"wheel-positive/a\.png and wheel-negative/c\.bmp have equal pixels"):
-        check_equal_pixels(**found)
-    check_equal_pixels(found["file"].where(found["file"] != str(tmp_path / "wheel-negative/c.bmp"), ""), found["label"])
+        check_equal_pixels(found, workers=2)
+    known = np.where(found["label"].values[:, 0] == 1, found["file"].values, "")
+    check_equal_pixels(found.assign_coords(file=("image", known)))
     (tmp_path / "wheel-negative" / "c.bmp").write_bytes(b"no picture")
     with pytest.raises(UnreadableImage, match=r"c\.bmp"):
-        check_equal_pixels(**found)
+        check_equal_pixels(found)
 
 
-def _found(path: Path) -> dict[str, xr.DataArray]:
-    data = semprobe.find_images(path)
-    return {"file": data["file"], "label": data["label"]}
+def _found(path: Path) -> xr.Dataset:
+    return inspect_images(semprobe.find_images(path))
 
 
-def test_pixels_of_another_shape_are_others(tmp_path: Path) -> None:
+def test_pictures_of_another_size_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for side, size in (("positive", (4, 6)), ("negative", (6, 4))):
         (tmp_path / f"wheel-{side}").mkdir()
         Image.new("RGB", size, "red").save(tmp_path / f"wheel-{side}" / "a.png")
-    check_equal_pixels(**_found(tmp_path))
+    found = _found(tmp_path)
+    monkeypatch.setattr("semprobe.confounds.read_image", None)
+    check_equal_pixels(found)
+    with pytest.raises(TypeError):
+        check_equal_pixels(found.assign_coords(width=0 * found["width"], height=0 * found["height"]))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 from click.testing import Result
 from PIL import Image
 
@@ -40,7 +41,7 @@ def test_the_set_has_what_it_says(tmp_path: Path) -> None:
     for row in rows:
         mask = np.asarray(Image.open(tmp_path / pilot.mask_path(Path(row["path"]))))
         assert mask.mean() >= pilot.CLEAR if row["label"] == "positive" else not mask.any()
-        assert row["source"].startswith("drawn, seed pilot-0-")
+        assert row["scene"].startswith("pilot-0-")
         assert row["reason"]
     found = semprobe.find_images(manifest)
     assert found["concept"].values.tolist() == sorted(PARTS)
@@ -86,15 +87,14 @@ def test_coverage_is_patch_by_patch(tmp_path: Path) -> None:
     assert found.sum() == 1.5
 
 
-def test_p_value_by_hand() -> None:
-    """Five of five positives and none of five negatives: one way in 252, times two latents that fire sometimes."""
-    import xarray as xr
-
-    counts = {"tp": [5, 1, 5, 0], "fp": [0, 2, 5, 0], "fn": [0, 4, 0, 5], "tn": [5, 3, 0, 5]}
-    data = xr.Dataset({k: (("concept", "latent"), [v]) for k, v in counts.items()}, coords={"concept": ["a"]})
-    scores = data.assign(support=semprobe.support(data))
-    assert pilot.best_p_value(scores, "a", 0) == pytest.approx(2 / 252)
-    assert pilot.best_p_value(scores, "a", 2) == 1
+def test_random_labels_are_no_concept() -> None:
+    """A test that called everything significant, or saw through to the first seed alone, would show here."""
+    rng = np.random.default_rng(0)
+    sums = rng.random((60, 200)) * (rng.random((60, 200)) < rng.random(200))
+    latents = xr.Dataset({"patch_sum": (("image", "latent"), sums)}, coords={"image": np.arange(60).astype(str)})
+    told = [pilot.check_random_labels(latents, each=20, seed=seed) for seed in range(8)]
+    assert sum(one.endswith("significant latents: 0") for one in told) >= 7
+    assert len(set(told)) > 1
 
 
 def test_embedded_weights_are_small_and_fit() -> None:
@@ -110,7 +110,9 @@ def test_embedded_weights_are_small_and_fit() -> None:
 def test_the_whole_experiment(tmp_path: Path, run: Callable[..., Result]) -> None:
     result = run("pilot", tmp_path / "out", "--each", 12, "--json", "--quiet")
     found = json.loads(result.stdout)
-    assert len(found["verified"]) == 3
+    assert len(found["verified"]) == 4
+    assert found["verified"][3].endswith("significant latents: 0")
+    assert found["power"]["latents"] == 1024
     by_concept = {one["concept"]: one for one in found["findings"]}
     assert set(by_concept) == set(PARTS)
     sound = [name for name, one in by_concept.items() if one["found"]]

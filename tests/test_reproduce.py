@@ -46,7 +46,8 @@ def _shards(folder: Path, activations: np.ndarray) -> None:
 def test_every_line_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[..., Result]) -> None:
     for label in ("positive", "negative"):
         for at in range(2):
-            draw(tmp_path / "images" / f"wheel-{label}" / f"{at}.png", (90 * at, 60, 120), (260 + at, 250))
+            colour = (90 * at, 60, 120 if label == "positive" else 20)
+            draw(tmp_path / "images" / f"wheel-{label}" / f"{at}.png", colour, (260 + at, 250))
     _sae(tmp_path / "sae.pt")
     for name in ("saev-clip-vit-b16", "saev-dinov2-vit-b14-reg"):
         monkeypatch.setitem(hub.PUBLISHED, name, hub.PUBLISHED[name]._replace(address=str(tmp_path / "sae.pt")))

@@ -13,6 +13,7 @@ from scipy.stats import false_discovery_control, fisher_exact
 
 from semprobe import significance
 from semprobe.errors import DataError
+from semprobe.predictions import pack, unpack
 from semprobe.scoring import confusion, f1
 
 
@@ -26,14 +27,14 @@ def make_scores(images: int = 12, latents: int = 30, seed: int = 0, concepts: in
     coords = {"concept": names, "label": (("image", "concept"), label)}
     predictions = xr.DataArray(found, dims=("image", "latent"))
     counts = confusion(predictions, xr.DataArray(label, dims=("image", "concept"), coords={"concept": names}))
-    bits = ("image", "byte"), significance.pack(found)
+    bits = ("image", "byte"), pack(found)
     return counts.assign(f1=f1(counts), prediction_bits=bits).assign_coords(coords)
 
 
 def test_bits_keep_predictions() -> None:
     found = np.random.default_rng(0).random((5, 13)) < 0.5
-    assert significance.pack(found).shape == (5, 2)
-    assert (significance.unpack(significance.pack(found), 13) == found).all()
+    assert pack(found).shape == (5, 2)
+    assert (unpack(pack(found), 13) == found).all()
 
 
 def test_exact_p_is_fishers() -> None:
@@ -143,7 +144,7 @@ def test_a_planted_latent_is_found() -> None:
     predictions = xr.DataArray(found, dims=("image", "latent"))
     named = xr.DataArray(label[:, None], dims=("image", "concept"), coords={"concept": ["wheel"]})
     counts = confusion(predictions, named)
-    bits = ("image", "byte"), significance.pack(found)
+    bits = ("image", "byte"), pack(found)
     scores = counts.assign(f1=f1(counts), prediction_bits=bits, label=named)
     tested = significance.significance(scores.set_coords("label"), permutations=999)
     assert tested["significant"].values[0].nonzero()[0].tolist() == [77]

@@ -1,0 +1,149 @@
+"""Everything that can be said of scores without the activations: tests, sizes of effects, confounds."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+from scipy.stats import mannwhitneyu
+
+from semprobe import confounds
+from semprobe.effects import auroc, average_precision, f1_interval_of_counts, held_out_f1
+from semprobe.errors import DataError
+from semprobe.scoring import beside_chance, image_coords, labelled, rank, score
+from semprobe.significance import significance, tried
+from semprobe.sweep import sweep as sweep_thresholds
+from semprobe.vocabulary import attrs
+
+TOP = 5
+"""Latents that are compared with the random ones."""
+
+_INTERVALS = 100  # best latents of a concept that get an interval
+
+
+def score_sums(
+    data: xr.Dataset, *, threshold: float = 0.0, sweep: bool = False, random: int = 1000, seed: int = 0
+) -> xr.Dataset:
+    """Score patch sums that are in memory, with what only they can tell.
+
+    Parameters
+    ----------
+    data
+        ``patch_sum`` (image, latent) and ``label``, in memory.
+    threshold, random, seed
+        As :func:`semprobe.score`.
+    sweep
+        Take each latent's best threshold, see :func:`semprobe.sweep.sweep`; ``patch_sum`` is kept then, and no bits.
+
+    Returns
+    -------
+    xarray.Dataset
+        What :func:`semprobe.score` returns, with ``auroc`` and ``average_precision`` (concept, latent).
+
+    Raises
+    ------
+    DataError
+        As :func:`semprobe.score`.
+    """
+    data = labelled(data)
+    sums, label = data["patch_sum"], data["label"]
+    if sweep:
+        found = beside_chance(sweep_thresholds(sums, label), label, random=random, seed=seed)
+        found = found.assign(patch_sum=sums).assign_coords(image_coords(data))
+    else:
+        found = score(data, threshold=threshold, random=random, seed=seed)
+    return found.assign(auroc=auroc(sums, label), average_precision=average_precision(sums, label))
+
+
+def assess(
+    scores: xr.Dataset, *, permutations: int = 10_000, alpha: float = 0.05, family: str = "concept",
+    splits: int = 100, seed: int = 0,
+) -> xr.Dataset:  # fmt: skip
+    """Test every latent, measure how large the best effects are, and look for confounds; computes.
+
+    Labels are permuted within each source where some source has both labels; otherwise over all of a concept's images,
+    and ``source_words`` says what that leaves open.
+
+    Parameters
+    ----------
+    scores
+        As :func:`semprobe.score` gives them, in memory; or a store of scores, opened.
+    permutations, alpha, family
+        See :func:`semprobe.significance.significance`.
+    splits
+        See :func:`semprobe.effects.held_out_f1`.
+    seed
+        Of permutations, splits and resamples.
+
+    Returns
+    -------
+    xarray.Dataset
+        What :func:`semprobe.significance.significance` and :func:`semprobe.effects.held_out_f1` return; ``f1_low
+        f1_high`` (concept, latent), of the 100 best; ``top_vs_random_p``, ``source_association``, ``source_words`` and
+        ``within_source`` (concept,).
+
+    Raises
+    ------
+    DataError
+        Scores without their predictions, settings out of range, or one picture that is positive and negative.
+    """
+    if scores["tp"].chunks is not None:
+        raise DataError("the scores are lazy; compute them first: scores.compute()")
+    if "sha256" in scores.coords:
+        confounds.check_duplicates(scores)
+    strata, about = _sources(scores)
+    tests = significance(
+        scores.assign(stratum=strata), permutations=permutations, seed=seed, alpha=alpha, family=family
+    )
+    parts = [tests, about, _held_out(scores, splits, seed), _intervals(scores, seed), _against_random(scores)]
+    return xr.merge(parts, join="exact", compat="no_conflicts").drop_vars(
+        [name for name in scores.coords if name != "concept"], errors="ignore"
+    )
+
+
+def _sources(scores: xr.Dataset) -> tuple[xr.DataArray, xr.Dataset]:
+    """Strata of the permutation, and what is known of sources."""
+    label = scores["label"]
+    source = scores.get("source", xr.DataArray(np.full(scores.sizes["image"], "", dtype=object), dims="image"))
+    found = confounds.strata(label, source)
+    within = found["permutable"]
+    about = xr.Dataset({
+        "source_association": confounds.source_association(label, source),
+        "source_words": confounds.words(label, source),
+        "within_source": within,
+    })  # fmt: skip
+    about = about.assign({name: about[name].assign_attrs(attrs(name)) for name in ("source_words", "within_source")})
+    return found["stratum"].where(within, 0), about
+
+
+def _held_out(scores: xr.Dataset, splits: int, seed: int) -> xr.Dataset:
+    found = []
+    for concept in scores["concept"].values:
+        rows, predictions = tried(scores, str(concept))
+        numbers = np.resize(scores["latent"].values, predictions.shape[1])
+        fires = xr.DataArray(predictions, dims=("image", "latent"), coords={"latent": numbers})
+        label = scores["label"].sel(concept=[concept]).isel(image=rows).transpose("image", "concept")
+        plain = xr.DataArray(label.values, dims=label.dims, coords={"concept": [concept]})
+        found.append(held_out_f1(fires, plain, splits=splits, seed=seed))
+    return xr.concat(found, "concept").assign_coords(concept=scores["concept"])
+
+
+def _intervals(scores: xr.Dataset, seed: int) -> xr.Dataset:
+    """Of the best latents of each concept; NaN elsewhere."""
+    ends = np.full((2, scores.sizes["concept"], scores.sizes["latent"]), np.nan)
+    for at, concept in enumerate(scores["concept"].values):
+        best = rank(scores, str(concept), _INTERVALS)
+        found = f1_interval_of_counts(scores.isel(concept=[at], latent=best), seed=seed)
+        ends[:, at, best] = [found[name].transpose("concept", "latent").values[0] for name in ("f1_low", "f1_high")]
+    return xr.Dataset({
+        name: (("concept", "latent"), values, attrs(name))
+        for name, values in zip(("f1_low", "f1_high"), ends, strict=True)
+    })  # fmt: skip
+
+
+def _against_random(scores: xr.Dataset) -> xr.Dataset:
+    p = []
+    for concept in scores["concept"].values:
+        here = scores.sel(concept=concept)
+        top = here["f1"].values[rank(scores, str(concept), TOP)]
+        p.append(mannwhitneyu(top, here["random_f1"].values, alternative="greater", method="asymptotic").pvalue)
+    return xr.Dataset({"top_vs_random_p": ("concept", np.array(p, np.float64), attrs("top_vs_random_p"))})

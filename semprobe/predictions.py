@@ -1,0 +1,63 @@
+"""From patch sums to predictions, and predictions as bits.
+
+A prediction is ``patch sum > threshold`` (``>``, never ``>=``).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from semprobe.errors import DataError
+from semprobe.vocabulary import attrs
+
+
+def predict(patch_sums: xr.DataArray, threshold: float = 0.0) -> xr.DataArray:
+    """Binary predictions: patch sum > threshold.
+
+    Parameters
+    ----------
+    patch_sums
+        (image, latent) float.
+    threshold
+        A sum equal to it predicts negative.
+
+    Returns
+    -------
+    xarray.DataArray
+        (image, latent) bool, lazy if the input is.
+
+    Raises
+    ------
+    DataError
+        When computed: a patch sum is NaN.
+    """
+    found = xr.apply_ufunc(_exceeds, patch_sums, float(threshold), dask="parallelized", output_dtypes=[bool])
+    return found.rename("prediction")
+
+
+def _exceeds(values: np.ndarray, threshold: float) -> np.ndarray:
+    if np.isnan(values).any():
+        raise DataError("a patch sum is NaN, so nothing can be predicted; encode these images again")
+    return values > threshold
+
+
+def pack(predictions: np.ndarray) -> np.ndarray:
+    """Predictions (image, latent) bool as bits (image, byte) uint8, the first latent in the highest bit."""
+    return np.packbits(predictions, axis=-1)
+
+
+def unpack(bits: np.ndarray, latents: int) -> np.ndarray:
+    """The reverse of `pack`: (image, latent) bool."""
+    return np.unpackbits(bits, axis=-1, count=latents).astype(bool)
+
+
+def as_bits(predictions: xr.DataArray) -> xr.DataArray:
+    """Predictions (image, latent) as ``prediction_bits`` (image, byte); lazy if they are."""
+    whole = predictions if predictions.chunks is None else predictions.chunk(latent=-1)
+    size = -(-predictions.sizes["latent"] // 8)
+    found = xr.apply_ufunc(
+        pack, whole.drop_vars("latent", errors="ignore"), input_core_dims=[["latent"]], output_core_dims=[["byte"]],
+        dask="parallelized", output_dtypes=[np.uint8], dask_gufunc_kwargs={"output_sizes": {"byte": size}},
+    )  # fmt: skip
+    return found.rename("prediction_bits").assign_attrs(attrs("prediction_bits"))
