@@ -244,10 +244,10 @@ def _fonts(name: str) -> list[str]:
 
 
 def _short(name: str) -> str:
-    """A name on one line that fits a panel; East Asian letters are twice as wide."""
+    """A name on one line that fits a panel; East Asian letters and capitals count twice."""
     name, wide = " ".join(_printable(name).split()), 0
     for at, letter in enumerate(name):
-        wide += 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+        wide += 2 if unicodedata.east_asian_width(letter) in "WF" or letter.isupper() else 1
         if wide > _NAME:
             return name[: at - 1] + "…"
     return name
