@@ -11,7 +11,7 @@ import click
 
 from semprobe.errors import SemprobeError
 
-COMMANDS = ("pilot", "extract", "import", "encode", "score", "plot", "power", "info", "sae")
+COMMANDS = ("pilot", "extract", "import", "encode", "score", "plot", "show", "power", "info", "sae")
 """In the order of the pipeline; each is a module of this package with a `command`, `import_` for import."""
 
 

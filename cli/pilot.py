@@ -54,8 +54,8 @@ def command(out: Path, each: int, seed: int, overwrite: bool, workers: int | Non
     data, sae = stores.open_store(paths["activations"]), load_sae("pilot")
     verified.append(_check_ways(data, sae, scores))
     verified.append(pilot.check_random_labels(stores.open_store(paths["latents"]).compute(), each=each, seed=seed))
-    findings, codes = pilot.look(out, data, scores, sae)
-    pilot.sheet(out, findings, codes).save(out / "best-latents.png")
+    findings, heats = pilot.look(out, data, scores, sae)
+    pilot.sheet(out, findings, heats).save(out / "best-latents.png")
     if as_json:
         found = [pilot.describe(one) for one in findings]
         _common.print_json({

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from semprobe.checkpoints import load_sae
     from semprobe.encoding import encode, latents, patch_sum
     from semprobe.errors import SemprobeError
+    from semprobe.heatmaps import heatmap
     from semprobe.images import find_images
     from semprobe.predictions import predict
     from semprobe.sae import SAE
@@ -28,6 +29,7 @@ _HOMES = {
     "f1": "semprobe.scoring",
     "find_images": "semprobe.images",
     "floor_f1": "semprobe.scoring",
+    "heatmap": "semprobe.heatmaps",
     "latents": "semprobe.encoding",
     "load_sae": "semprobe.checkpoints",
     "open_store": "semprobe.stores",
@@ -50,6 +52,7 @@ __all__ = [
     "f1",
     "find_images",
     "floor_f1",
+    "heatmap",
     "latents",
     "load_sae",
     "open_store",

@@ -387,6 +387,8 @@ def read_image(path: str | os.PathLike[str], sha256: str | None = None) -> Image
     """
     data = _bytes(path)
     if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
-        raise UnreadableImage(f"{path}: the file changed since it was first looked at; run the command again")
+        raise UnreadableImage(
+            f"{path}: the file changed since it was first looked at; put the old one back, or run extract again"
+        )
     image: Image.Image = _guarded(path, data, lambda d: _to_rgb(ImageOps.exif_transpose(_open(d))))
     return image

@@ -15,8 +15,9 @@ import numpy as np
 import xarray as xr
 from PIL import Image
 
-from semprobe.encoding import encode
 from semprobe.errors import DataError
+from semprobe.heatmaps import heatmap, overlay
+from semprobe.images import read_image
 from semprobe.sae import SAE
 from semprobe.scenes import PARTS, draw_scene
 from semprobe.scoring import rank, score
@@ -231,25 +232,25 @@ def _share(code: np.ndarray, weight: np.ndarray) -> float:
     return float((code * weight).sum() / total) if total > 0 else 0.0
 
 
-def look(folder: Path, data: xr.Dataset, scores: xr.Dataset, sae: SAE) -> tuple[list[Finding], dict[str, xr.DataArray]]:
+def look(folder: Path, data: xr.Dataset, scores: xr.Dataset, sae: SAE) -> tuple[list[Finding], dict[str, xr.Dataset]]:
     """Each concept's best latent, and where on the positives its code lies.
 
     Returns
     -------
     findings
         One a concept.
-    codes
-        Concept: (image, patch) codes of its best latent on its positives.
+    heats
+        Concept: heatmap of its best latent on its positives.
     """
     best = {str(c): int(rank(scores, str(c), 1)[0]) for c in scores["concept"].values}
-    grid = tuple(data.attrs["provenance"]["backbone"]["grid"])
-    findings, codes = [], {}
+    findings, heats = [], {}
     for concept, latent in best.items():
         positive = data.isel(image=np.flatnonzero(data["label"].sel(concept=concept).values == POSITIVE))
-        values = encode(positive["activations"], sae).sel(latent=latent).compute()
-        cover = coverage(folder, positive["image"].values.tolist(), (grid[0], grid[1]))
+        heat = heatmap(positive, sae, [latent]).isel(latent=0).compute()
+        cover = coverage(folder, positive["image"].values.tolist(), (heat.sizes["row"], heat.sizes["column"]))
+        flat = heat["code"].values.reshape(cover.shape)
         here = scores.sel(concept=concept)
-        codes[concept] = values
+        heats[concept] = heat
         findings.append(
             Finding(
                 concept,
@@ -259,12 +260,12 @@ def look(folder: Path, data: xr.Dataset, scores: xr.Dataset, sae: SAE) -> tuple[
                 float(here["random_f1"].quantile(0.95)),
                 float(here["p_max"][latent]),
                 bool(here["significant"][latent]),
-                _share(values.values, cover),
+                _share(flat, cover),
                 float(cover.mean()),
-                _share(values.values, cover > 0),
+                _share(flat, cover > 0),
             )
         )
-    return findings, codes
+    return findings, heats
 
 
 def table(findings: list[Finding]) -> str:
@@ -282,20 +283,18 @@ def table(findings: list[Finding]) -> str:
     return "\n".join(lines)
 
 
-def sheet(folder: Path, findings: list[Finding], codes: dict[str, xr.DataArray], columns: int = 8) -> Image.Image:
-    """A picture of the best latents: a row a concept, its positives with the code in red on grey."""
+def sheet(folder: Path, findings: list[Finding], heats: dict[str, xr.Dataset], columns: int = 8) -> Image.Image:
+    """A picture of the best latents: a row a concept, its positives with the heatmap on them."""
     edge = 144
     out = Image.new("RGB", (columns * edge, len(findings) * edge), "white")
     for row, finding in enumerate(findings):
-        values = codes[finding.concept]
-        grid = round(values.sizes["patch"] ** 0.5)
-        for column, name in enumerate(values["image"].values[:columns].tolist()):
-            grey = Image.open(folder / name).convert("L").convert("RGB").resize((edge, edge))
-            heat = values.values[column].reshape(grid, grid) / max(float(values.max()), 1e-9)
-            alpha = Image.fromarray((200 * heat).astype(np.uint8)).resize((edge, edge), Image.Resampling.NEAREST)
-            out.paste(
-                Image.composite(Image.new("RGB", grey.size, (220, 30, 30)), grey, alpha), (column * edge, row * edge)
-            )
+        heat = heats[finding.concept]
+        maximum = float(heat["code"].max())
+        for column, name in enumerate(heat["image"].values[:columns].tolist()):
+            here = heat.isel(image=column)
+            picture = read_image(folder / name)
+            tile = overlay(picture, here["code"], here["crop"].values, maximum=maximum, edge=edge)
+            out.paste(tile, (column * edge, row * edge))
     return out
 
 

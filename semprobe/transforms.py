@@ -193,3 +193,32 @@ def make_transform(config: dict[str, Any], settings: dict[str, Any]) -> Transfor
         (height, width), float(merged["crop_pct"]), merged.get("crop_mode") or "center", merged["interpolation"],
         tuple(map(float, merged["mean"])), tuple(map(float, merged["std"])), merged.get("like"),
     )  # fmt: skip
+
+
+def crop_like(like: str, model: str, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Rectangle of a picture that a model of another project saw.
+
+    Parameters
+    ----------
+    like
+        A name of ``LIKE``.
+    model
+        Name of the model, or anything in which its family's name is.
+    size
+        Width and height of the picture.
+
+    Returns
+    -------
+    tuple of float
+        Left, top, right, bottom in pixels of the picture, as :meth:`Transform.crop` gives it for an input of 224 pixels
+        (for CLIP another size changes it by less than a pixel of the input).
+
+    Raises
+    ------
+    BackboneError
+        An unknown name, or ``saev`` and a model of no known family.
+    """
+    settings = like_settings(like, model, {})
+    edge = settings.get("size", 224)
+    transform = make_transform({"input_size": (3, edge, edge)}, settings)
+    return transform.crop(*size, transform.size)
