@@ -140,7 +140,8 @@ def top_patches(heat: xr.DataArray, number: int, *, per_image: int | None = 1) -
         raise DataError(f"heat has dims {heat.dims}, expected (image, row, column) of one latent; select one")
     ordered = _computed(heat.transpose("image", "row", "column"))
     names = heat["image"].values if "image" in heat.coords else np.arange(len(ordered))
-    taken, found = np.zeros(len(ordered), int), []
+    taken = np.zeros(len(ordered), int)
+    found: list[Patch] = []
     for flat in np.argsort(-ordered, axis=None, kind="stable").tolist():
         image, row, column = (int(at) for at in np.unravel_index(flat, ordered.shape))
         value = float(ordered[image, row, column])
@@ -161,7 +162,7 @@ def _computed(heat: np.ndarray | xr.DataArray) -> np.ndarray:
 # geometry
 
 
-def patch_box(crop: Sequence[float], row: int, column: int, grid: tuple[int, int]) -> Box:
+def patch_box(crop: Sequence[float] | np.ndarray, row: int, column: int, grid: tuple[int, int]) -> Box:
     """Rectangle of a patch: the crop, split evenly by the grid.
 
     Parameters
@@ -188,7 +189,7 @@ def patch_box(crop: Sequence[float], row: int, column: int, grid: tuple[int, int
     return left + across * column, top + down * row, left + across * (column + 1), top + down * (row + 1)
 
 
-def _known(crop: Sequence[float]) -> Box:
+def _known(crop: Sequence[float] | np.ndarray) -> Box:
     left, top, right, bottom = map(float, crop)
     if not (left < right and top < bottom):
         raise DataError(
@@ -234,15 +235,19 @@ def _scaled(picture: Image.Image, edge: int | None) -> Image.Image:
     return picture.resize(size, Image.Resampling.LANCZOS)
 
 
+def _grey(picture: Image.Image) -> Image.Image:
+    return picture.convert("L").convert("RGB")
+
+
 def _dimmed(picture: Image.Image) -> Image.Image:
     """Grey and flat, so that it differs from dark and from light pictures."""
-    return Image.blend(picture.convert("L").convert("RGB"), Image.new("RGB", picture.size, _UNSEEN), 0.6)
+    return Image.blend(_grey(picture), Image.new("RGB", picture.size, _UNSEEN), 0.6)
 
 
 def overlay(
     picture: Image.Image,
     heat: np.ndarray | xr.DataArray,
-    crop: Sequence[float],
+    crop: Sequence[float] | np.ndarray,
     *,
     maximum: float,
     opacity: float = 0.6,
@@ -251,8 +256,9 @@ def overlay(
 ) -> Image.Image:
     """Paint a heatmap on a picture, each patch where the model saw it.
 
-    A code of 0 or below is transparent, and so is what the model did not see, which is shown in grey. Colour and cover
-    grow with the code: cover is ``opacity * sqrt(code / maximum)``. A pixel belongs to the patch below its centre.
+    A patch whose code is 0 or below stays as it is, and what the model did not see is shown in flat grey. On all other
+    patches colour and cover grow with the code: cover is ``opacity * sqrt(code / maximum)``, over the picture without
+    its own colours. A pixel belongs to the patch below its centre.
 
     Parameters
     ----------
@@ -293,6 +299,7 @@ def overlay(
     seen = np.outer(rows >= 0, columns >= 0)
     base = Image.composite(shown, _dimmed(shown), Image.fromarray(seen))
     at = np.ix_(rows, columns)
+    base = Image.composite(_grey(shown), base, Image.fromarray(share[at] > 0))  # or colours of picture and code mix
     out = Image.composite(Image.fromarray(colours(share)[at]), base, Image.fromarray(cover[at]))
     if lines:
         _draw_lines(out, rows, columns)
@@ -313,7 +320,7 @@ def _draw_lines(image: Image.Image, rows: np.ndarray, columns: np.ndarray) -> No
 
 def patch_crop(
     picture: Image.Image,
-    crop: Sequence[float],
+    crop: Sequence[float] | np.ndarray,
     row: int,
     column: int,
     grid: tuple[int, int],
@@ -346,7 +353,7 @@ def patch_crop(
     last = int(np.ceil(around[2])), int(np.ceil(around[3]))
     canvas = Image.new("RGB", (last[0] - first[0], last[1] - first[1]), _UNSEEN)
     canvas.paste(_upright(picture), (-first[0], -first[1]))
-    inner = tuple(value - first[at % 2] for at, value in enumerate(around))
+    inner = (around[0] - first[0], around[1] - first[1], around[2] - first[0], around[3] - first[1])
     ratio = edge / max(around[2] - around[0], around[3] - around[1])
     size = (max(1, round((around[2] - around[0]) * ratio)), max(1, round((around[3] - around[1]) * ratio)))
     found = canvas.resize(size, Image.Resampling.BICUBIC, box=inner)

@@ -284,7 +284,7 @@ def table(findings: list[Finding]) -> str:
 
 
 def sheet(folder: Path, findings: list[Finding], heats: dict[str, xr.Dataset], columns: int = 8) -> Image.Image:
-    """A picture of the best latents: a row a concept, its positives with the heatmap on them."""
+    """A picture of the best latents: a row a concept, its positives in grey with the heatmap on them."""
     edge = 144
     out = Image.new("RGB", (columns * edge, len(findings) * edge), "white")
     for row, finding in enumerate(findings):
@@ -292,7 +292,7 @@ def sheet(folder: Path, findings: list[Finding], heats: dict[str, xr.Dataset], c
         maximum = float(heat["code"].max())
         for column, name in enumerate(heat["image"].values[:columns].tolist()):
             here = heat.isel(image=column)
-            picture = read_image(folder / name)
+            picture = read_image(folder / name).convert("L")  # scenes are so colourful that heat drowns
             tile = overlay(picture, here["code"], here["crop"].values, maximum=maximum, edge=edge)
             out.paste(tile, (column * edge, row * edge))
     return out
