@@ -78,7 +78,7 @@ class _Row(NamedTuple):
     name: str
     latent: int
     images: list[int]
-    of: int
+    share: str
 
 
 def run(
@@ -104,7 +104,7 @@ def run(
     data, _ = normalisation.apply(data, workers, quiet)
     totals = _totals(heatmap(data, sae, wanted) if normalize != "none" else lazy, workers, quiet)
     rows = [
-        _Row(name, at, _largest(totals["patch_sum"].values[:, at], among, threshold, number), int(among.sum()))
+        _row(name, at, totals["patch_sum"].values[:, at], among, threshold, number)
         for at in range(len(wanted))
         for name, among in rows_of.items()
     ]
@@ -165,6 +165,12 @@ def _totals(heat: xr.Dataset, workers: int | None, quiet: bool) -> xr.Dataset:
         return lazy.compute()
 
 
+def _row(name: str, latent: int, sums: np.ndarray, among: np.ndarray, threshold: float, number: int) -> _Row:
+    """A row of the sheet; its share is that of images above the threshold, shown or not."""
+    share = f"{int((sums[among] > threshold).sum())} of {int(among.sum())} images"
+    return _Row(name, latent, _largest(sums, among, threshold, number), share)
+
+
 def _largest(values: np.ndarray, among: np.ndarray, threshold: float, number: int) -> list[int]:
     """Positions of the largest values above the threshold, ties in order."""
     import numpy as np
@@ -213,7 +219,7 @@ def _sheet(rows: list[_Row], heat: xr.DataArray, totals: xr.Dataset, pictures: P
         maximum, number = max(0.0, float(maxima[row.latent])), int(totals["latent"][row.latent])
         here = heat.isel(latent=row.latent)
         tiles = [_tile(here, at, float(sums[at, row.latent]), maximum, pictures) for at in row.images]
-        strips.append(Strip(f"latent {number}: {row.name}", tiles, maximum))
+        strips.append(Strip(f"latent {number}: {row.name}, {row.share}", tiles, maximum))
     return contact_sheet(strips, edge=_EDGE)
 
 
@@ -260,7 +266,7 @@ def _tell(result: dict[str, Any]) -> None:
         for name, images in one["rows"].items():
             click.echo(f"  {printable(name)}{'' if images else ': none'}")
             for image in images:
-                click.echo(f"    {image['patch_sum']:>10.4g}  {image['label']}  {printable(image['image'])}")
+                click.echo(f"    {image['patch_sum']:>10.4g}  {printable(image['label'])}  {printable(image['image'])}")
         if one["largest_patches"]:
             click.echo("  largest codes (row, column of the patch)")
         for patch in one["largest_patches"]:
