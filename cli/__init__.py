@@ -11,7 +11,9 @@ import click
 
 from semprobe.errors import SemprobeError
 
-COMMANDS = ("pilot", "extract", "import", "encode", "score", "plot", "show", "power", "info", "sae")
+COMMANDS = (
+    "pilot", "init", "collect", "negatives", "extract", "import", "encode", "score", "plot", "show", "power", "info", "sae",
+)  # fmt: skip
 """In the order of the pipeline; each is a module of this package with a `command`, `import_` for import."""
 
 

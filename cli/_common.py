@@ -39,10 +39,13 @@ def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
     return add
 
 
-def output(what: str) -> Callable[[F], F]:
-    """Options of every command that makes a store."""
+def output(what: str, *, study: bool = False) -> Callable[[F], F]:
+    """Options of every command that makes a store; with `study` the output may be left to `in_study`."""
+    default = "  [default: a study's own]" if study else ""
     return _options(
-        click.option("-o", "--output", required=True, metavar="PATH", help=f"{what}: a path or an fsspec URL."),
+        click.option(
+            "-o", "--output", required=not study, metavar="PATH", help=f"{what}: a path or an fsspec URL.{default}"
+        ),
         click.option("--overwrite", is_flag=True, help="Replace a store that is there, once the new one is complete."),
         click.option("--dry-run", is_flag=True, help="Forecast size and time, and stop."),
         workers,
@@ -92,6 +95,7 @@ dtype = click.option(
 
 workers = click.option("--workers", type=click.IntRange(1), help="Threads.  [default: one a core]")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+by = click.option("--by", metavar="NAME", default="", help="Who adds them.  [default: the name of the system's user]")
 quiet = click.option("--quiet", is_flag=True, help="No progress on stderr.")
 
 
@@ -99,6 +103,16 @@ def say(message: str, quiet: bool = False) -> None:
     """A message to the person at the terminal: stderr."""
     if not quiet:
         click.echo(message, err=True)
+
+
+def user(by: str) -> str:
+    """Who does this: the name given, else the system's user."""
+    import getpass
+
+    try:
+        return by or getpass.getuser()
+    except (OSError, KeyError):  # a container may run as a user without a name
+        return ""
 
 
 def print_json(value: Any) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from semprobe.cli import _common
+from semprobe.cli import _common, _studies
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     epilog="""\b
 Examples:
   semprobe encode acts.zarr --sae sae.pt -o latents.zarr
+  semprobe encode my-study/ --sae sae.pt
   semprobe encode acts.zarr --sae sae.pt -o latents.zarr --max --workers 8
   semprobe encode shards/ --layer -2 --images images/ --sae sae.pt -o latents.zarr
   semprobe encode acts.zarr --sae hf://osunlp/SAE_DINOv2_24K_ViT-B-14_IN1K --normalize probe -o latents.zarr
@@ -30,14 +31,15 @@ Examples:
 @_common.force
 @click.option("--max", "maxima", is_flag=True, help="Keep each image's largest code and its patch too.")
 @_common.shards
-@_common.output("Store of latents to make")
-def command(as_json: bool, **options: Any) -> None:
-    """Encode a STORE of activations, or saev shards, with an SAE and keep each latent's sum over patches.
+@_common.output("Store of latents to make", study=True)
+def command(store: str, output: str | None, as_json: bool, **options: Any) -> None:
+    """Encode a STORE of activations, saev shards or a study with an SAE and keep each latent's sum over patches.
 
     The codes of single patches are not kept: they are many, and `semprobe.encode` computes those of a few latents
     when they are asked for. A run that was stopped goes on where it was when the same command is given again.
     """
-    result = run(as_json=as_json, **options)
+    store, output = _studies.in_study(store, output, makes="latents", reads="activations")
+    result = run(store, output=output, as_json=as_json, **options)
     if as_json and result:
         _common.print_json(result)
     elif result:

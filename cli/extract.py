@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from semprobe.cli import _common
+from semprobe.cli import _common, _studies
 from semprobe.transforms import LIKE, VARIANTS
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ _LIKE_HELP = (
     epilog="""\b
 Examples:
   semprobe extract images/ -o acts.zarr --model clip-vit-b16
+  semprobe extract my-study/ --model clip-vit-b16
   semprobe extract study.csv -o acts.zarr --model vit_small_patch16_224 --on-error skip
   semprobe extract images/ -o acts.zarr --model clip-vit-b16-gelu --like saev
   semprobe extract images/ -o 'acts-{layer}.zarr' --model dinov2-vit-b14-reg --layer 6 --layer -2 --cls
@@ -67,15 +68,16 @@ Examples:
     show_default=True,
     help="At an image that can't be read: stop, or leave it out and list it in the store.",
 )
-@_common.output("Store of activations to make")
-def command(images: str, as_json: bool, quiet: bool, **options: Any) -> None:
+@_common.output("Store of activations to make", study=True)
+def command(images: str, output: str | None, as_json: bool, quiet: bool, **options: Any) -> None:
     """Run IMAGES through a vision transformer and keep its patch activations.
 
     IMAGES is a folder with {concept}-positive and {concept}-negative folders (or {concept}/positive and
     {concept}/negative), a CSV file with columns path, concept, label (positive or negative) and any others, or any
     folder of images. A run that was stopped goes on where it was when the same command is given again.
     """  # fmt: skip
-    result = run(images, as_json=as_json, quiet=quiet, **options)
+    images, output = _studies.in_study(images, output, makes="activations")
+    result = run(images, output=output, as_json=as_json, quiet=quiet, **options)
     if as_json and result:
         _common.print_json(result)
     for store in result.get("stores", []) if not as_json else []:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from semprobe.cli import _common
+from semprobe.cli import _common, _studies
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -22,6 +22,7 @@ _IN_MEMORY = 2_000_000_000
     epilog="""\b
 Examples:
   semprobe score acts.zarr --sae sae.pt -o scores.zarr
+  semprobe score my-study/
   semprobe score shards/ --images images/ --sae sae.pt -o scores.zarr
   semprobe score latents.zarr -o scores.zarr --threshold-sweep --csv scores.csv
   semprobe score acts.zarr --sae sae.pt -o scores.zarr --baseline channels --baseline random-sae
@@ -75,9 +76,9 @@ Examples:
     "--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), help="Write all latents as a table, too."
 )
 @_common.shards
-@_common.output("Store of scores to make")
-def command(as_json: bool, top: int, **options: Any) -> None:
-    """Score every latent of a STORE of activations or latents, or of saev shards, for every concept.
+@_common.output("Store of scores to make", study=True)
+def command(store: str, output: str | None, as_json: bool, top: int, **options: Any) -> None:
+    """Score every latent of a STORE of activations or latents, of saev shards or of a study, for every concept.
 
     An image is predicted positive if the latent's sum over patches is above the threshold. The best of thousands of
     latents looks good by chance alone, so its F1 stands beside the floor (firing on every image), random latents, and
@@ -86,9 +87,12 @@ def command(as_json: bool, top: int, **options: Any) -> None:
 
     Latents are ordered by F1, at equal F1 by precision, at equal precision by number.
     """  # fmt: skip
-    scores, result = run(as_json=as_json, **options)
+    reads = "activations" if options["sae_path"] else "latents"
+    opened, output = _studies.in_study(store, output, makes="scores", reads=reads)
+    scores, result = run(opened, output=output, as_json=as_json, **options)
     if scores is None:
         return
+    result |= _studies.say_unverified(store)
     settings = {name: options[name] for name in ("alpha", "family")}
     concepts = {str(c): describe(scores, str(c), top) for c in scores["concept"].values}
     if as_json:

@@ -7,6 +7,7 @@
     │   └── UnreadableImage               one file that should be an image and can't be read
     ├── BackboneError (ValueError)        a model, layer or weights file that can't be used
     ├── SAEError (ValueError)             a checkpoint that can't be encoded faithfully
+    ├── StudyError (ValueError)           a study, or something for one, that can't be used as it is
     ├── DataError (ValueError)            values that can't be scored: NaN, one class only
     └── StoreError (ValueError)           a store that can't be used as it is
         ├── StoreNotFound (FileNotFoundError)
@@ -40,6 +41,10 @@ class BackboneError(SemprobeError, ValueError):
 
 class SAEError(SemprobeError, ValueError):
     """A checkpoint that can't be read, or can't be encoded faithfully."""
+
+
+class StudyError(SemprobeError, ValueError):
+    """A study, or something that was to go into one, that can't be used as it is."""
 
 
 class DataError(SemprobeError, ValueError):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -18,6 +18,9 @@ from PIL import Image, ImageOps
 
 from semprobe.errors import ImagesError, UnreadableImage
 from semprobe.vocabulary import DIMS, NEGATIVE, POSITIVE, UNLABELLED, VARIABLES, attrs
+
+if TYPE_CHECKING:
+    from semprobe.study import Study
 
 SUFFIXES = frozenset(
     ".avif .bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .ppm .tif .tiff .webp".split()
@@ -31,6 +34,8 @@ LABELS = {"positive": POSITIVE, "negative": NEGATIVE}
 
 MAX_PIXELS = 100_000_000
 """A picture with more pixels is refused: a small file can unpack to more than memory holds."""
+
+_KEPT = ("source", "url", "licence")
 
 _RESERVED = (set(VARIABLES) | set(DIMS) | {"path", "file"}) - {"source"}
 
@@ -157,6 +162,14 @@ def _manifest_row(manifest: Path, number: int, line: dict[str, Any]) -> _Row:
     return _Row(path, name, concept, LABELS.get(word, UNLABELLED), fields)
 
 
+def _from_study(study: Study) -> list[_Row]:
+    """The rows that the experiment uses, with the columns that are about the picture whatever the concept."""
+    return [
+        _Row(study.image(row["path"]), row["path"], row["concept"], LABELS[row["label"]], {c: row[c] for c in _KEPT})
+        for row in study.used()
+    ]
+
+
 def _merge_extra(rows: list[_Row], column: str) -> str:
     """An image's value in a further column; where its concepts say different things, all of them."""
     values = sorted({(row.concept, row.extra.get(column, "")) for row in rows})
@@ -211,9 +224,11 @@ def find_images(path: str | os.PathLike[str], *, order: str = "path") -> xr.Data
     Parameters
     ----------
     path
-        A folder with ``{concept}-{positive|negative}/`` (split at the last hyphen) or ``{concept}/{positive|negative}``
-        below it; or a CSV file with columns path (relative to that file), concept, label (positive or negative) and any
-        further ones; or any other folder, whose images then have no labels.
+        A study, by its folder or its manifest.csv: of it the images that are used, as
+        :meth:`semprobe.study.Study.used` says. Or a folder with ``{concept}-{positive|negative}/`` (split at the last
+        hyphen) or ``{concept}/{positive|negative}`` below it; or a CSV file with columns path (relative to that file),
+        concept, label (positive or negative) and any further ones; or any other folder, whose images then have no
+        labels.
     order
         ``path``: by path, folder by folder and by code point. ``saev``: as saev's shards have them, of a folder what
         torchvision's ImageFolder takes for images, in its order; of a CSV file its lines, a path's first one.
@@ -232,8 +247,15 @@ def find_images(path: str | os.PathLike[str], *, order: str = "path") -> xr.Data
     """
     if order not in ("path", "saev"):
         raise ImagesError(f"order is {order!r}, expected path or saev")
+    from semprobe.study import Study, is_study
+
     given = Path(path)
-    if given.is_dir():
+    if is_study(given) or (given.name == "manifest.csv" and is_study(given.parent)):
+        study = Study(given if given.is_dir() else given.parent)
+        rows, ignored, root, given = _from_study(study), 0, study.folder, study.manifest
+        if not rows:
+            raise ImagesError(f"{study.folder}: the study has no images to use; semprobe collect adds some")
+    elif given.is_dir():
         rows, ignored = _from_folder(given, order)
         root = given
     elif given.is_file():
@@ -390,5 +412,21 @@ def read_image(path: str | os.PathLike[str], sha256: str | None = None) -> Image
         raise UnreadableImage(
             f"{path}: the file changed since it was first looked at; put the old one back, or run extract again"
         )
-    image: Image.Image = _guarded(path, data, lambda d: _to_rgb(ImageOps.exif_transpose(_open(d))))
-    return image
+    return decode(path, data)[0]
+
+
+def decode(name: str | os.PathLike[str], data: bytes) -> tuple[Image.Image, str]:
+    """An image file's bytes as `read_image` gives them, and the file's format, as Pillow calls it; errors have `name`.
+
+    Raises
+    ------
+    UnreadableImage
+        They can't be decoded.
+    """
+
+    def upright(data: bytes) -> tuple[Image.Image, str]:
+        opened = _open(data)
+        return _to_rgb(ImageOps.exif_transpose(opened)), str(opened.format)
+
+    found: tuple[Image.Image, str] = _guarded(name, data, upright)
+    return found
