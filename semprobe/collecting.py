@@ -18,7 +18,7 @@ from semprobe.images import cores, decode
 from semprobe.manifest import LABELS, Row, from_csv
 from semprobe.study import Study, now
 
-NEAR = 4
+NEAR = 6
 """Bits of 64 in which the looks of two pictures may differ to be reported as alike."""
 
 SUFFIX = {

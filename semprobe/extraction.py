@@ -33,7 +33,7 @@ def inspect_images(
     Parameters
     ----------
     images
-        As :func:`semprobe.find_images` gives them.
+        As :func:`semprobe.find_images` gives them; where they have ``sha256``, a file with other bytes is unreadable.
     skip
         Leave unreadable images out and list them, instead of an error.
     done
@@ -52,6 +52,8 @@ def inspect_images(
         None can.
     """
     found = inspect_all(images["file"].values.tolist(), workers or cores(), done)
+    if "sha256" in images.coords:
+        found = [_as_hashed(*one) for one in zip(found, images["file"].values, images["sha256"].values, strict=True)]
     bad = [(at, result) for at, result in enumerate(found) if isinstance(result, UnreadableImage)]
     if bad and not skip:
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
@@ -65,6 +67,12 @@ def inspect_images(
     names = images["image"].values
     skipped = [{"image": str(names[at]), "reason": str(error)} for at, error in bad]
     return kept.assign_coords(coordinates(good)).assign_attrs(skipped=skipped)
+
+
+def _as_hashed(found: Inspected | UnreadableImage, file: str, sha256: str) -> Inspected | UnreadableImage:
+    if isinstance(found, UnreadableImage) or found.sha256 == sha256:
+        return found
+    return UnreadableImage(f"{file}: has other bytes than its name says, so it was changed; take it from a copy")
 
 
 def coordinates(inspected: list[Inspected]) -> dict[str, Any]:

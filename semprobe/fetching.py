@@ -36,19 +36,27 @@ def is_address(origin: str) -> bool:
     return "://" in origin
 
 
+def shown(origin: str) -> str:
+    """A file or address for messages: not too long, and without a password."""
+    scheme, mark, rest = origin.partition("://")
+    place, slash, path = rest.partition("/")
+    text = f"{scheme}://…@{place.rpartition('@')[2]}{slash}{path}" if mark and "@" in place else origin
+    return text if len(text) <= 300 else f"{text[:300]}…"
+
+
 def check_address(address: str) -> None:
     """Refuse addresses other than http and https, and those with a password in them, which would be recorded.
 
     Raises
     ------
     StudyError
-        Names the scheme.
+        Names the scheme, but not the address.
     """
     parts = urlsplit(address)
-    if parts.scheme.lower() not in ("http", "https") or not parts.hostname:
-        raise StudyError(f"{address[:300]}: scheme {parts.scheme[:20]!r}; only http and https are fetched")
     if parts.username or parts.password:
-        raise StudyError(f"{parts.scheme}://…@{parts.hostname}: has a name or password in it, which would be recorded")
+        raise StudyError("has a name or password in it, which would be recorded; leave it out")
+    if parts.scheme.lower() not in ("http", "https") or not parts.hostname:
+        raise StudyError(f"scheme {parts.scheme[:20]!r}; only http and https are fetched")
 
 
 def fetch(origin: str, limits: Limits = LIMITS) -> bytes:
@@ -66,7 +74,7 @@ def fetch(origin: str, limits: Limits = LIMITS) -> bytes:
     StudyError
         It can't be had, or not within the limits, or an address says that it is no image. Begins with `origin`.
     """
-    short = origin if len(origin) <= 300 else f"{origin[:300]}…"
+    short = shown(origin)
     try:
         return _download(origin, limits) if is_address(origin) else _read(origin, limits)
     except urllib.error.HTTPError as error:
@@ -76,7 +84,7 @@ def fetch(origin: str, limits: Limits = LIMITS) -> bytes:
         raise StudyError(f"{short}: can't be fetched: {_why(error.reason, limits)}") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         if isinstance(error, StudyError):
-            raise StudyError(str(error) if str(error).startswith(short) else f"{short}: {error}") from error
+            raise StudyError(f"{short}: {error}") from error
         what = "fetched" if is_address(origin) else "read"
         raise StudyError(f"{short}: can't be {what}: {_why(error, limits)}") from error
 
@@ -130,7 +138,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
             check_address(target)
         except StudyError as error:
             fp.close()
-            raise StudyError(f"leads on to {error}") from error
+            raise StudyError(f"leads on to {shown(target)}: {error}") from error
         return super().http_error_302(req, fp, code, msg, headers)  # type: ignore[arg-type]
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302  # type: ignore[assignment]

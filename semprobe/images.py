@@ -35,7 +35,7 @@ LABELS = {"positive": POSITIVE, "negative": NEGATIVE}
 MAX_PIXELS = 100_000_000
 """A picture with more pixels is refused: a small file can unpack to more than memory holds."""
 
-_KEPT = ("source", "url", "licence")
+_KEPT = ("sha256", "source", "url", "licence")
 
 _RESERVED = (set(VARIABLES) | set(DIMS) | {"path", "file"}) - {"source"}
 
