@@ -8,7 +8,6 @@ import stat
 import time
 import urllib.error
 import urllib.request
-from email.message import Message
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
@@ -123,12 +122,15 @@ def _read(path: str, limits: Limits) -> bytes:
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Goes along with few redirects, and only to http and https."""
 
+    max_redirections = max_repeats = 1000  # it is this class that counts, with a message of its own
+
     def __init__(self, limit: int) -> None:
         self._left = limit
         self._limit = limit
-        self.max_redirections = self.max_repeats = limit + 1  # so that it is this class that counts
 
-    def http_error_302(self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message) -> Any:
+    def http_error_302(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage
+    ) -> Any:
         self._left -= 1
         if self._left < 0:
             fp.close()
@@ -139,9 +141,9 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         except StudyError as error:
             fp.close()
             raise StudyError(f"leads on to {shown(target)}: {error}") from error
-        return super().http_error_302(req, fp, code, msg, headers)  # type: ignore[arg-type]
+        return super().http_error_302(req, fp, code, msg, headers)
 
-    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302  # type: ignore[assignment]
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
 def _download(address: str, limits: Limits) -> bytes:

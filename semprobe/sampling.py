@@ -7,7 +7,6 @@ alone: not on the file system, and adding entries to a pool leaves the others in
 from __future__ import annotations
 
 import csv
-import hashlib
 import heapq
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -132,8 +131,8 @@ class Order(NamedTuple):
     """Entries, the first one first."""
     images: int
     """Entries in the pool, those left out too."""
-    names_sha256: str
-    """Of the pool's names in any order: the sum of their SHA-256, modulo 2^256, hexadecimal."""
+    names_digest: str
+    """Of the pool's names, whatever their order: the sum of their keys, modulo 2^256, hexadecimal."""
 
 
 def first_in_order(
@@ -160,9 +159,10 @@ def first_in_order(
         nonlocal images, total
         for name, positive in entries:
             images += 1
-            total += int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest(), "big")
+            key = order_key(seed, name)
+            total += int.from_bytes(key, "big")
             if not positive and name not in without:
-                yield order_key(seed, name), name
+                yield key, name
 
     first = heapq.nsmallest(number, keyed())
     return Order([name for _, name in first], images, f"{total % (1 << 256):064x}")
@@ -228,7 +228,7 @@ def negatives(
     entry = {
         "concept": name, "pool": opened.address, "kind": opened.kind, "seed": seed, "number": number,
         "source": Path(opened.address).stem if source is None else source, "drawn_by": by, "drawn_at": now(),
-        "images": 0, "names_sha256": "", "passed_over": [],
+        "images": 0, "names_digest": "", "passed_over": [],
     }  # fmt: skip
     same = ("concept", "pool", "seed")
 
@@ -295,7 +295,8 @@ def _draw(study: Study, which: int, pool: Pool, by: str, done: Callable[[int], N
     rows = [row for row in study.rows() if row["concept"] == concept]
     files = {row["url"] for row in rows}
     tried = {row["url"] for row in rows if is_drawn(row, sampling, which)}
-    known, over = Known(study, concept), {}
+    known = Known(study, concept)
+    over: dict[str, str] = {}
     length = 2 * found.missing + 64
     row = {
         "concept": concept, "label": "negative", "source": sampling["source"], "query": f"sampling {which}",
@@ -344,13 +345,13 @@ def _record(study: Study, which: int, order: Order, over: dict[str, str]) -> lis
 
     def change(about: dict[str, Any]) -> None:
         sampling = about["samplings"][which - 1]
-        before, after = sampling["names_sha256"], order.names_sha256
+        before, after = sampling["names_digest"], order.names_digest
         if before and before != after:
             notes.append(
                 f"{sampling['pool']}: had {sampling['images']} pictures and now has {order.images}, or others; the "
                 "sample can be drawn again only from a pool with the same names"
             )
-        sampling |= {} if before else {"images": order.images, "names_sha256": after}
+        sampling |= {} if before else {"images": order.images, "names_digest": after}
         there = {one["entry"] for one in sampling["passed_over"]}
         sampling["passed_over"] += [{"entry": e, "reason": r} for e, r in over.items() if e not in there]
 

@@ -25,7 +25,7 @@ Run = Callable[..., Result]
 
 HOSTILE = [
     "=HYPERLINK(\"http://evil\")", "+1", "-1", "@SUM(1)", "\t=1", "\r=1", "\n=1", "'quoted", "'=1", "''", "'", "＝1",
-    "a\nb\r\nc", '"quotes", and; commas', 
+    "a\nb\r\nc", '"quotes", and; commas',
     "../../etc/passwd", "<script>alert(1)</script>", "\u202eabc", "x" * 10_000, "",
 ]  # fmt: skip
 
