@@ -1,4 +1,4 @@
-"""Write the generated parts of the docs: the CLI reference, the tables of the store format and of published SAEs.
+"""Write the generated parts of the docs: the CLI reference, the tables of the store format, of published SAEs and of manifests.
 
 python tools/make_docs.py
 """
@@ -11,6 +11,7 @@ import click
 
 from semprobe.cli import COMMANDS, main
 from semprobe.hub import PUBLISHED
+from semprobe.manifest import COLUMNS
 from semprobe.stores import REQUIRED
 from semprobe.vocabulary import DIMS, VARIABLES
 
@@ -50,6 +51,13 @@ def published() -> str:
     return "\n".join(lines)
 
 
+def columns() -> str:
+    """A study's manifest."""
+    return "\n".join(
+        ["| column | meaning |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in COLUMNS.items())]
+    )
+
+
 def _filled(page: Path, part: str) -> str:
     """A page with its generated part as it should be."""
     head, begin, rest = page.read_text().partition("<!-- generated -->\n")
@@ -61,8 +69,8 @@ def _filled(page: Path, part: str) -> str:
 
 def pages() -> dict[Path, str]:
     """Every page with a generated part, as it should be."""
-    form, loads = DOCS / "store-format.md", DOCS / "what-loads.md"
-    return {DOCS / "cli.md": cli_page(), form: _filled(form, tables()), loads: _filled(loads, published())}
+    parts = {"store-format.md": tables(), "what-loads.md": published(), "study.md": columns()}
+    return {DOCS / "cli.md": cli_page(), **{DOCS / name: _filled(DOCS / name, part) for name, part in parts.items()}}
 
 
 if __name__ == "__main__":
