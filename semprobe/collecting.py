@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from semprobe.errors import SemprobeError, StudyError
-from semprobe.fetching import LIMITS, Limits, fetch, is_address
+from semprobe.fetching import LIMITS, Limits, fetch, is_address, shown
 from semprobe.images import cores, decode
 from semprobe.manifest import LABELS, Row, from_csv
 from semprobe.study import Study, now
@@ -211,7 +211,7 @@ def collect(
         }  # fmt: skip
         try:
             if not row["reason"].strip():
-                raise StudyError(f"{item.origin}: no reason is given for it")
+                raise StudyError(f"{shown(item.origin)}: no reason is given for it")
             path, notes = add(study, row, fetch(item.origin, limits), known)
             yield Outcome(item.origin, "added", path, notes)
         except Skipped as skipped:
@@ -232,7 +232,7 @@ def add(study: Study, row: Row, data: bytes, known: Known) -> tuple[str, list[st
     OtherSide
         It is on the concept's other side.
     """
-    image, form = decode(row["url"], data)
+    image, form = decode(shown(row["url"]), data)
     found = fingerprint(image)
     with study.locked():
         notes = _compare(study, row, hashlib.sha256(data).hexdigest(), found, known)
@@ -245,7 +245,7 @@ def add(study: Study, row: Row, data: bytes, known: Known) -> tuple[str, list[st
 
 def _compare(study: Study, row: Row, digest: str, found: Fingerprint, known: Known) -> list[str]:
     """Notes on pictures that look alike; or the refusal of one that is there or is on the other side."""
-    me = f"{row['url']} ({row['label']})"
+    me = f"{shown(row['url'])} ({row['label']})"
     for other in study.rows():
         if other["sha256"] == digest and other["concept"] == row["concept"]:
             _same(me, row, other, "bytes")
@@ -270,4 +270,4 @@ def _same(me: str, row: Row, other: Row, what: str) -> None:
 
 def describe(row: Row) -> str:
     """A picture of the study in words: its file, label and origin."""
-    return f"{row['path'][:19]}… ({row['label']}, from {row['url'][:300]})"
+    return f"{row['path'][:19]}… ({row['label']}, from {shown(row['url'])})"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import http.client
 import os
+import queue
 import stat
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -36,11 +38,12 @@ def is_address(origin: str) -> bool:
 
 
 def shown(origin: str) -> str:
-    """A file or address for messages: not too long, and without a password."""
+    """A file or address for messages: on one line, not too long, and without a password."""
     scheme, mark, rest = origin.partition("://")
     place, slash, path = rest.partition("/")
     text = f"{scheme}://…@{place.rpartition('@')[2]}{slash}{path}" if mark and "@" in place else origin
-    return text if len(text) <= 300 else f"{text[:300]}…"
+    plain = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text[:300])
+    return plain if len(text) <= 300 else f"{plain}…"
 
 
 def check_address(address: str) -> None:
@@ -75,7 +78,7 @@ def fetch(origin: str, limits: Limits = LIMITS) -> bytes:
     """
     short = shown(origin)
     try:
-        return _download(origin, limits) if is_address(origin) else _read(origin, limits)
+        return _in_time(origin, limits) if is_address(origin) else _read(origin, limits)
     except urllib.error.HTTPError as error:
         error.close()
         raise StudyError(f"{short}: the server answers {error.code} {error.reason}") from error
@@ -90,13 +93,9 @@ def fetch(origin: str, limits: Limits = LIMITS) -> bytes:
 
 def _why(reason: Any, limits: Limits) -> str:
     if isinstance(reason, TimeoutError):
-        return _late(limits)
+        return f"took longer than the limit of {limits.seconds:g} s"
     text = reason.strerror if isinstance(reason, OSError) and reason.strerror else reason
     return " ".join(str(text).split()) or type(reason).__name__
-
-
-def _late(limits: Limits) -> str:
-    return f"took longer than the limit of {limits.seconds:g} s"
 
 
 def _large(limits: Limits) -> StudyError:
@@ -146,6 +145,26 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
+def _in_time(address: str, limits: Limits) -> bytes:
+    """Download, and wait no longer than the limit: a socket's own timeout begins anew with every byte of a header."""
+    results: queue.SimpleQueue[bytes | BaseException] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            results.put(_download(address, limits))
+        except BaseException as error:
+            results.put(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        found = results.get(timeout=limits.seconds)
+    except queue.Empty:
+        raise TimeoutError from None
+    if isinstance(found, BaseException):
+        raise found
+    return found
+
+
 def _download(address: str, limits: Limits) -> bytes:
     check_address(address)
     until = time.monotonic() + limits.seconds
@@ -172,5 +191,5 @@ def _stream(answer: http.client.HTTPResponse, limits: Limits, until: float) -> b
         if size > limits.bytes:
             raise _large(limits)
         if time.monotonic() > until:
-            raise StudyError(f"can't be fetched: {_late(limits)}")
+            raise TimeoutError
     return b"".join(parts)

@@ -88,6 +88,13 @@ class _Server(BaseHTTPRequestHandler):
             self.wfile.flush()
             time.sleep(0.1)
 
+    def on_headers(self) -> None:
+        self.wfile.write(b"HTTP/1.0 200 OK\r\n")
+        for at in range(30):
+            self.wfile.write(f"X-{at}: x\r\n".encode())
+            self.wfile.flush()
+            time.sleep(0.1)
+
     def on_huge(self) -> None:
         self.answer(Content_Type="image/png", Content_Length="500000000")
         self._endless()
@@ -155,6 +162,7 @@ def files(study: Study) -> set[str]:
         ("toftp", "leads on to ftp://127.0.0.1/a.png: scheme 'ftp'; only http and https"),
         ("slow", "took longer than the limit of 0.5 s"),
         ("drip", "took longer than the limit of 0.5 s"),
+        ("headers", "took longer than the limit of 0.5 s"),
         ("huge", "larger than the limit of 2 MB"),
         ("endless", "larger than the limit of 2 MB"),
         ("page", "says that it is 'text/html', expected an image"),
@@ -253,6 +261,15 @@ def test_a_hostile_file_name_is_only_a_cell(study: Study, run: Run, tmp_path: Pa
     (row,) = study.rows()
     assert row["url"] == str(tmp_path / name)
     assert files(study) == {row["path"]}
+
+
+def test_a_hostile_name_that_fails_is_one_line(study: Study, run: Run, tmp_path: Path) -> None:
+    name = "a\nnot collected: b\u202e\x1b[2J.png"
+    (tmp_path / name).write_bytes(b"no picture")
+    lines = run("collect", study.folder, "wheel", tmp_path / name, tmp_path / f"{name}2", "--reason", "r", "--quiet",
+                code=1).stderr.splitlines()  # fmt: skip
+    assert len(lines) == 3
+    assert all(line.isprintable() for line in lines)
 
 
 # duplicates

@@ -1,4 +1,4 @@
-"""Write the generated parts of the docs: the CLI reference, the tables of the store format, of published SAEs and of manifests.
+"""Write the generated parts of the docs: the CLI reference, and the tables of other pages.
 
 python tools/make_docs.py
 """
