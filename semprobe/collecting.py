@@ -202,6 +202,7 @@ def collect(
     name = study.check_concept(concept)
     if label not in LABELS:
         raise StudyError(f"label is {label!r}, expected positive or negative")
+    study.tidy()
     known = Known(study, name) if known is None else known
     for item in items:
         row = {

@@ -333,9 +333,17 @@ class Study:
         """Put an image's bytes into images/, unless they are there; its path for a row, and its SHA-256."""
         digest = hashlib.sha256(data).hexdigest()
         path = f"images/{digest}{suffix}"
-        if not (self.folder / path).exists():
-            write_atomically(self.folder / path, data)
+        with self.locked():
+            if not (self.folder / path).exists():
+                write_atomically(self.folder / path, data)
         return path, digest
+
+    def tidy(self) -> None:
+        """Remove temporary files that a killed process left; nothing refers to them."""
+        with self.locked():
+            for folder in (self.folder, self.images):
+                for part in folder.glob(".*.part"):
+                    part.unlink(missing_ok=True)
 
 
 def is_drawn(row: Row, sampling: dict[str, Any], number: int) -> bool:

@@ -330,6 +330,13 @@ def test_collecting_again_changes_nothing(study: Study, tmp_path: Path) -> None:
     assert study.manifest.read_bytes() == before
 
 
+def test_what_a_killed_run_left_is_swept_away(study: Study, tmp_path: Path) -> None:
+    for folder in (study.folder, study.images):
+        (folder / ".0123.part").write_bytes(b"half")
+    assert _one(study, tmp_path / "first.png", picture(6))[0] == "added"
+    assert not (study.folder / ".0123.part").exists()
+
+
 # from a CSV
 
 
