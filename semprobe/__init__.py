@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from semprobe.assessment import assess
+    from semprobe.assessment import assess, outcomes
     from semprobe.checkpoints import load_sae
     from semprobe.encoding import encode, latents, patch_sum
     from semprobe.errors import SemprobeError
@@ -33,6 +33,7 @@ _HOMES = {
     "latents": "semprobe.encoding",
     "load_sae": "semprobe.checkpoints",
     "open_store": "semprobe.stores",
+    "outcomes": "semprobe.assessment",
     "patch_sum": "semprobe.encoding",
     "precision": "semprobe.scoring",
     "predict": "semprobe.predictions",
@@ -56,6 +57,7 @@ __all__ = [
     "latents",
     "load_sae",
     "open_store",
+    "outcomes",
     "patch_sum",
     "precision",
     "predict",

@@ -12,7 +12,7 @@ from semprobe.errors import DataError
 from semprobe.scoring import beside_chance, image_coords, labelled, rank, score
 from semprobe.significance import significance, tried
 from semprobe.sweep import sweep as sweep_thresholds
-from semprobe.vocabulary import attrs
+from semprobe.vocabulary import POSITIVE, UNLABELLED, attrs
 
 TOP = 5
 """Latents that are compared with the random ones."""
@@ -98,6 +98,40 @@ def assess(
     return xr.merge(parts, join="exact", compat="no_conflicts").drop_vars(
         [name for name in scores.coords if name != "concept"], errors="ignore"
     )
+
+
+def outcomes(scores: xr.Dataset, concept: str, latent: int) -> xr.DataArray:
+    """What became of each of a concept's images: which are a latent's true and false positives and negatives.
+
+    Parameters
+    ----------
+    scores
+        As :func:`semprobe.score` gives them, in memory; or a store of scores, opened.
+    concept
+        Name of the concept.
+    latent
+        Number of the latent.
+
+    Returns
+    -------
+    xarray.DataArray
+        (image,) object: ``tp``, ``fp``, ``fn`` or ``tn``, of the images in the concept's set.
+
+    Raises
+    ------
+    DataError
+        The scores do not hold their predictions.
+    """
+    one = scores.isel(latent=np.flatnonzero(scores["latent"].values == latent))
+    if "threshold" in scores:
+        rows = np.flatnonzero(scores["label"].sel(concept=concept).values != UNLABELLED)
+        fires = one["patch_sum"].values[rows, 0] > one["threshold"].sel(concept=concept).values[0]
+    else:
+        rows, predictions = tried(scores, concept)
+        fires = predictions[:, scores["latent"].values == latent][:, 0]
+    positive = scores["label"].sel(concept=concept).values[rows] == POSITIVE
+    found = np.where(positive, np.where(fires, "tp", "fn"), np.where(fires, "fp", "tn")).astype(object)
+    return xr.DataArray(found, dims="image", coords={"image": scores["image"].values[rows]}, name="outcome")
 
 
 def _sources(scores: xr.Dataset) -> tuple[xr.DataArray, xr.Dataset]:
