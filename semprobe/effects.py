@@ -397,7 +397,7 @@ def f1_interval_of_counts(
         raise DataError(
             f"level {level}, resamples {resamples}, seed {seed}: expected between 0 and 1, at least 1, at least 0"
         )
-    names = xr.DataArray(counts["concept"].values.astype(object), dims="concept")
+    names = xr.DataArray(np.array([str(name) for name in counts["concept"].values]), dims="concept")
     both = xr.apply_ufunc(
         _intervals,
         *(counts[name] for name in ("tp", "fp", "fn", "tn")),
