@@ -139,7 +139,7 @@ def null_max_f1(predictions: np.ndarray, permutations: np.ndarray) -> np.ndarray
     fires = rows.sum(1, dtype=np.int64)
     bound = 2 * np.minimum(fires, positives) / (fires + positives)
     order = np.lexsort((fires, -bound))
-    wanted, fires, bound = torch.from_numpy(rows[order].astype(np.float32)), fires[order], bound[order]
+    rows, fires, bound = rows[order], fires[order], bound[order]
     best = np.zeros(permutations.shape[1])
     for start in range(0, len(best), _AT_ONCE):
         here = best[start : start + _AT_ONCE]
@@ -147,7 +147,8 @@ def null_max_f1(predictions: np.ndarray, permutations: np.ndarray) -> np.ndarray
         for first in range(0, len(fires), _ROWS):
             if bound[first] <= here.min():
                 break
-            _raise(here, wanted[first : first + _ROWS] @ drawn, fires[first : first + _ROWS], positives)
+            some = torch.from_numpy(rows[first : first + _ROWS].astype(np.float32))
+            _raise(here, some @ drawn, fires[first : first + _ROWS], positives)
     return best
 
 
