@@ -37,7 +37,7 @@ def channel_sums(activations: xr.DataArray) -> xr.DataArray:
         Other dims, or not a float dtype.
     """
     check_activations(activations)
-    sums = activations.transpose("image", "patch", "feature").astype(np.float32).sum("patch")
+    sums = activations.transpose("image", "patch", "feature").astype(np.float32).sum("patch", skipna=False)
     both = xr.concat([sums, -sums], "feature").rename(feature="latent")
     return both.assign_coords(latent=np.arange(both.sizes["latent"])).rename("patch_sum")
 
