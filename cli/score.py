@@ -355,7 +355,10 @@ def _verdict(found: dict[str, Any], alpha: float, family: str) -> str:
     number = found["significant_latents"]
     count = "no latent is" if number == 0 else "1 latent is" if number == 1 else f"{number} latents are"
     over = "" if family == "concept" else ", over all concepts together"
-    where = "; labels were shuffled within sources" if 0 < found["source"]["cramers_v"] < 1 else ""
+    source = found["source"]  # V of separate sources may be a last bit below 1
+    where = (
+        "; labels were shuffled within sources" if source["permuted_within_source"] and source["cramers_v"] > 0 else ""
+    )
     return f"{count} significant (*: p at most {alpha:g}{over}{where})"
 
 
