@@ -13,6 +13,7 @@ from scipy.stats import false_discovery_control, fisher_exact
 
 from semprobe import significance
 from semprobe.errors import DataError
+from semprobe.power import critical_f1
 from semprobe.predictions import pack, unpack
 from semprobe.scoring import confusion, f1
 
@@ -49,6 +50,7 @@ def test_exact_p_is_fishers() -> None:
 def test_q_is_scipys_within_the_family() -> None:
     scores = make_scores()
     p, inside = significance.exact_p(scores), significance.in_family(scores)
+    p = p.copy(data=p * np.random.default_rng(0).random(p.shape) ** 4)  # some small
     q = significance.q_values(p, inside)
     for row, values, kept in zip(q.values, p.values, inside.transpose("concept", "latent").values, strict=True):
         np.testing.assert_allclose(row[kept], false_discovery_control(values[kept]))
@@ -96,6 +98,36 @@ def test_labels_change_places_within_strata_only() -> None:
 def test_p_max_counts_ties_and_itself() -> None:
     null = np.array([0.5, 0.8, 0.8, 0.9])
     assert significance.p_max(np.array([0.95, 0.9, 0.8, 0.1]), null).tolist() == [1 / 5, 2 / 5, 4 / 5, 1.0]
+
+
+def test_the_page_on_statistics_by_hand() -> None:
+    """The worked example: all 20 ways to deal out the labels, and as many shuffles as say it roughly."""
+    fires = [{0, 1, 2, 3}, {0, 1}, {0, 2, 3, 5}]
+    found = np.array([[image in one for one in fires] for image in range(6)])
+    label = np.array([1, 1, 1, 0, 0, 0], np.int8)
+    named = xr.DataArray(label[:, None], dims=("image", "concept"), coords={"concept": ["wheel"]})
+    counts = confusion(xr.DataArray(found, dims=("image", "latent")), named)
+    bits = ("image", "byte"), pack(found)
+    scores = counts.assign(f1=f1(counts), prediction_bits=bits).assign_coords(label=named)
+    assert scores["f1"].values[0].tolist() == [6 / 7, 4 / 5, 4 / 7]
+    tested = significance.significance(scores, permutations=20_000)
+    np.testing.assert_allclose(tested["p_value"][0], [4 / 20, 4 / 20, 16 / 20])
+    np.testing.assert_allclose(tested["q_value"][0], [0.3, 0.3, 0.8])
+    every = np.zeros((6, 20), bool)
+    for at, chosen in enumerate(itertools.combinations(range(6), 3)):
+        every[list(chosen), at] = True
+    null = significance.null_max_f1(found, every)
+    assert [int((null >= one).sum()) for one in scores["f1"].values[0]] == [7, 9, 19]
+    np.testing.assert_allclose(tested["p_max"][0], [7 / 20, 9 / 20, 19 / 20], atol=0.015)
+
+
+def test_a_rare_but_precise_latent_as_the_page_has_it() -> None:
+    """14 of 20 positives and no negative: q tells it, p_max does not."""
+    one = {name: (("concept", "latent"), [[value]]) for name, value in (("tp", 14), ("fp", 0), ("fn", 6), ("tn", 20))}
+    p = significance.exact_p(xr.Dataset(one, coords={"concept": ["wheel"]})).item()
+    assert p == pytest.approx(1.67e-6, rel=1e-2)
+    assert 24_576 * p == pytest.approx(0.04, abs=0.005)
+    assert 28 / 34 < critical_f1(20, 20, 24_576) == pytest.approx(0.842, abs=1e-3)
 
 
 def test_all_of_it() -> None:
