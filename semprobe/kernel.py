@@ -35,8 +35,8 @@ _threads = 1  # torch's number before the first of them came
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Dask runs a task a core; torch's own threads would multiply with them."""
+def one_thread() -> Iterator[None]:
+    """Dask runs a task a core; torch's own threads would multiply with them, and wait for each other on a busy core."""
     global _inside, _threads
     if getattr(_local, "inside", False):
         yield
@@ -80,7 +80,7 @@ def images_per_tile(patches: int, features: int, latents: int, rows: int = _ROWS
     """Images in one matmul; 1 where this machine's BLAS makes an image's place in the tile matter."""
     images = max(1, min(16, round(rows / patches)))
     widths = {min(LATENTS, latents), latents % LATENTS or LATENTS}
-    with _one_thread():
+    with one_thread():
         agree = all(_places_agree(torch.mm, patches, features, images, width) for width in widths)
     return images if agree else 1
 
@@ -187,7 +187,7 @@ def codes(
     chosen = slice(None) if columns is None else columns
     weights, bias = torch.from_numpy(sae.encoder[chosen]), torch.from_numpy(sae.bias[chosen])
     kept = sae.activation if isinstance(sae.activation, TopK) else sae.activation.take(chosen)
-    with _one_thread():
+    with one_thread():
         for first, count, rows in _groups(block, sae, names):
             here = out[first : first + count]
             if isinstance(kept, TopK):
@@ -261,7 +261,7 @@ def reduce(block: np.ndarray, sae: SAE, want: set[str], names: np.ndarray | None
     types = {"patch_sum": torch.float32, "patch_max": torch.float32, "patch_argmax": torch.int32}
     out = {name: torch.empty(images, sae.latents, dtype=types[name]) for name in sorted(want)}
     weights, bias, kept = torch.from_numpy(sae.encoder), torch.from_numpy(sae.bias), sae.activation
-    with _one_thread():
+    with one_thread():
         for first, count, rows in _groups(block, sae, names):
             if isinstance(kept, TopK):
                 top = _top(rows, sae, kept)

@@ -86,6 +86,23 @@ def test_the_null_does_not_depend_on_how_it_is_cut(rows: int, at_once: int) -> N
         assert (significance.null_max_f1(found, dealt) == whole).all()
 
 
+def test_the_null_is_counted_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads of torch wait for each other, and for whoever else has a core."""
+    import torch
+
+    used: list[int] = []
+    inner = significance._raise
+    monkeypatch.setattr(significance, "_raise", lambda *a: (used.append(torch.get_num_threads()), inner(*a)))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        significance.null_max_f1(np.eye(8, dtype=bool), np.eye(8, dtype=bool))
+        assert set(used) == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_labels_change_places_within_strata_only() -> None:
     label, strata = np.array([1, 1, 0, 0, 1, 0, 0]), np.array([0, 0, 0, 0, 1, 1, 1])
     dealt = significance.permuted_labels(label, strata, 500, [3])
