@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 _IN_MEMORY = 2_000_000_000
 """Bytes of patch sums up to which AUROC and average precision are computed."""
 
+_SWEPT = 200_000_000
+"""The same for a sweep, which holds a prediction for each of some twenty thresholds."""
+
 
 @click.command(
     epilog="""\b
@@ -193,10 +196,10 @@ def _sums_bytes(data: xr.Dataset, sae: SAE | None) -> int:
 
 
 def _check_fits(data: xr.Dataset, sae: SAE | None, sweep: bool) -> None:
-    if sweep and "tp" not in data and _sums_bytes(data, sae) > _IN_MEMORY:
+    if sweep and "tp" not in data and _sums_bytes(data, sae) > _SWEPT:
         raise click.UsageError(
             f"--threshold-sweep needs all patch sums in memory, {_common.human_bytes(_sums_bytes(data, sae))} here; it "
-            f"is for up to {_common.human_bytes(_IN_MEMORY)}: score fewer images or a fixed --threshold"
+            f"is for up to {_common.human_bytes(_SWEPT)}: score fewer images or a fixed --threshold"
         )
 
 
