@@ -108,6 +108,7 @@ def panels(
     if unknown := [name for name in wanted if name not in known]:
         raise DataError(f"no concept {', '.join(unknown)}, expected some of {', '.join(known)}")
     came = scores.attrs.get("provenance") or {}
+    came = came.get("tests", came)  # score keeps how it tested there
     alpha = came.get("alpha", 0.05) if alpha is None else alpha
     if top < 1 or not 0 < alpha < 1:
         raise DataError(f"top {top}, alpha {alpha}: expected at least 1, and between 0 and 1")

@@ -74,6 +74,12 @@ def store(tmp_path: Path) -> Path:
 # numbers
 
 
+def test_settings_of_the_test_are_read_where_score_keeps_them() -> None:
+    data = make_tested(family="study", alpha=0.2)
+    nested = data.assign_attrs(provenance={"tests": data.attrs["provenance"]})
+    assert [(one.alpha, one.family) for one in panels(nested)] == [(0.2, "study")] * 2
+
+
 @pytest.mark.parametrize(("positives", "negatives"), [(4, 4), (7, 3), (2, 9), (1, 1)])
 @pytest.mark.parametrize("alpha", [0.001, 0.01, 0.05, 0.1, 0.5, 0.99])
 def test_the_critical_f1_is_that_of_brute_force(positives: int, negatives: int, alpha: float) -> None:
