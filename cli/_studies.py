@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from semprobe.study import Study
 
 
+_MADE_BY = {"activations": "extract", "latents": "encode", "scores": "score"}
+
+
 def in_study(given: str, output: str | None, *, makes: str, reads: str | None = None) -> tuple[str, str]:
     """Input and output of a command: a study's own stores where a study is given, else what is given.
 
@@ -46,20 +49,20 @@ def _check_current(study: Study, path: Path, kind: str) -> None:
     from semprobe.errors import StoreNotFound
     from semprobe.images import find_images
     from semprobe.stores import open_store
+    from semprobe.study import STORES
 
-    make = f"semprobe {'encode' if kind == 'latents' else 'extract'} {study.folder}"
+    steps = [f"semprobe {_MADE_BY[one]} {study.folder}" for one in STORES[: STORES.index(kind) + 1]]
     try:
         there = labels(open_store(str(path)))
     except StoreNotFound as error:
-        raise StoreNotFound(f"{path}: the study has no {kind} yet; {make} makes them") from error
+        raise StoreNotFound(f"{path}: the study has no {kind} yet; {steps[-1]} makes them") from error
     wanted = labels(find_images(study.folder))
     if there != wanted:
         new, gone = len(wanted.keys() - there.keys()), len(there.keys() - wanted.keys())
         other = sum(there[key] != wanted[key] for key in there.keys() & wanted.keys())
         raise StoreError(
             f"{path}: was made of other images than the study uses now ({new} labels are new, {gone} no longer used, "
-            f"{other} changed); make it anew: semprobe extract {study.folder} --overwrite"
-            + (f", then {make} --overwrite" if kind == "latents" else "")
+            f"{other} changed); make it anew: {', then '.join(f'{step} --overwrite' for step in steps)}"
         )
 
 

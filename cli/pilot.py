@@ -14,6 +14,7 @@ from semprobe.cli import _common
     epilog="""\b
 Examples:
   semprobe pilot out/
+  semprobe pilot out/ --report
   semprobe pilot out/ --seed 1 --overwrite --json
 """
 )
@@ -22,16 +23,22 @@ Examples:
     "--each", type=click.IntRange(2), default=20, show_default=True, help="Positives and negatives a concept."
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the scenes and of the baseline.")
+@click.option(
+    "--report", is_flag=True, help="Make a study of it in OUT/study, too, and that one's report in OUT/report."
+)
 @click.option("--overwrite", is_flag=True, help="Replace what an earlier pilot left in OUT.")
 @_common.workers
 @_common.as_json
 @_common.quiet
-def command(out: Path, each: int, seed: int, overwrite: bool, workers: int | None, as_json: bool, quiet: bool) -> None:
+def command(
+    out: Path, each: int, seed: int, report: bool, overwrite: bool, workers: int | None, as_json: bool, quiet: bool
+) -> None:
     """Run the whole experiment in OUT on drawn scenes whose answers are known.
 
     Draws positives and negatives for wheel, window, fur and others, with masks; extracts, encodes and scores them with
     a small backbone and SAE that come with semprobe; and checks the method against known answers. The spiral is a
-    concept that backbone and SAE were never trained on: not finding it is the right answer.
+    concept that backbone and SAE were never trained on: not finding it is the right answer. The report of --report has
+    no verdicts: nobody has looked.
     """
     from semprobe import pilot, stores
     from semprobe.checkpoints import load_sae
@@ -42,6 +49,8 @@ def command(out: Path, each: int, seed: int, overwrite: bool, workers: int | Non
     paths = {name: str(out / f"{name}.zarr") for name in ("activations", "latents", "scores")}
     for path in paths.values():
         stores.check_output(path, overwrite)
+    if report:
+        _check_study(out, overwrite)
     pilot.claim(out)
     verified = pilot.check_planted()
     with _common.progress(2 * each * len(PARTS), "drawing", quiet) as update:
@@ -56,11 +65,12 @@ def command(out: Path, each: int, seed: int, overwrite: bool, workers: int | Non
     verified.append(pilot.check_random_labels(stores.open_store(paths["latents"]).compute(), each=each, seed=seed))
     findings, heats = pilot.look(out, data, scores, sae)
     pilot.sheet(out, findings, heats).save(out / "best-latents.png")
+    made = _report(out, seed, shared) if report else {}
     if as_json:
         found = [pilot.describe(one) for one in findings]
         _common.print_json({
             "verified": verified, "findings": found, "power": _power(each, scores), "stores": paths,
-            "seconds": clock.seconds,
+            **made, "seconds": clock.seconds,
         })  # fmt: skip
         return
     click.echo("verified:\n" + "\n".join(f"  {one}" for one in verified))
@@ -73,7 +83,44 @@ def command(out: Path, each: int, seed: int, overwrite: bool, workers: int | Non
         f"significant; a latent that\nfires on 90 % of positives and 5 % of negatives is found with a chance of "
         f"{power['detection']:.0%}"
     )
+    for path in made.values():
+        click.echo(f"{path}: made of the pilot")
     click.echo(f"\n{out}: images, masks, manifest.csv, stores, best-latents.png; {clock.seconds:.0f} s")
+
+
+def _check_study(out: Path, overwrite: bool) -> None:
+    """Make room for the study, unless somebody has worked on it."""
+    import shutil
+
+    from semprobe.errors import StoreExists
+    from semprobe.study import Study, is_study
+
+    path = out / "study"
+    if not path.exists():
+        return
+    if not overwrite or not is_study(path):
+        raise StoreExists(f"{path}: is there already; --overwrite replaces a study that a pilot made")
+    study = Study(path)
+    if study.reviews.exists() or any(row["verdict"] for row in study.rows()):
+        raise StoreExists(f"{path}: has verdicts or answers of reviewers, which no pilot replaces; move it elsewhere")
+    shutil.rmtree(path)
+
+
+def _report(out: Path, seed: int, shared: dict[str, Any]) -> dict[str, str]:
+    """A study of the pilot set, its stores and its report; returns where the study and the report's page are.
+
+    Scored anew: names of images in a study are the hashes of their bytes.
+    """
+    from semprobe import pilot
+    from semprobe.cli import encode, extract, report, score
+
+    study = pilot.as_study(out, out / "study")
+    extract.run(str(study.folder), output=str(study.activations), model="pilot", **shared)
+    encode.run(str(study.activations), sae_path="pilot", output=str(study.latents), **shared)
+    score.run(str(study.latents), output=str(study.scores), seed=seed, **shared)
+    options = {name: shared[name] for name in ("overwrite", "workers", "quiet")}
+    report.run(str(study.folder), output=out / "report", **options)
+    return {"study": str(study.folder), "report": str(out / "report" / "report.html")}
 
 
 def _check_ways(data: Any, sae: Any, scores: Any) -> str:

@@ -18,10 +18,12 @@ from PIL import Image
 from semprobe.errors import DataError
 from semprobe.heatmaps import heatmap, overlay
 from semprobe.images import read_image
+from semprobe.manifest import Row
 from semprobe.sae import SAE
 from semprobe.scenes import PARTS, draw_scene
 from semprobe.scoring import rank, score
 from semprobe.significance import significance
+from semprobe.study import Study, create, now
 from semprobe.vocabulary import NEGATIVE, POSITIVE, UNLABELLED
 
 CLEAR = 0.003
@@ -96,6 +98,30 @@ def draw_set(folder: Path, *, each: int = 20, seed: int = 0, done: Callable[[int
 def mask_path(image: Path) -> Path:
     """Where the mask of a pilot image is."""
     return Path("masks", *image.parts[1:])
+
+
+def as_study(folder: Path, out: Path) -> Study:
+    """Make a study of the pilot set: the same pictures, with sources and reasons, and no verdicts.
+
+    Parameters
+    ----------
+    folder
+        Where :func:`draw_set` drew.
+    out
+        The study to make; nothing may be there.
+    """
+    study = create(out, PARTS)
+    rows: list[Row] = []
+    with (folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            path, digest = study.keep((folder / row["path"]).read_bytes(), ".png")
+            given = {name: row[name] for name in ("concept", "label", "source", "reason")}
+            rows.append({**given, "path": path, "sha256": digest, "url": row["path"], "query": row["scene"],
+                         "added_by": "semprobe pilot", "added_at": now()})  # fmt: skip
+    for concept in PARTS:
+        study.set_criteria(concept, f"no {concept} drawn, by the mask")
+    study.append(rows)
+    return study
 
 
 # known answers

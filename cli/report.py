@@ -1,0 +1,259 @@
+"""semprobe report: a study as pages to hand over."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from semprobe.cli import _common, _studies
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from semprobe.cli._looks import Looks
+    from semprobe.report import ConceptPart, LatentPart, Report
+    from semprobe.report_pictures import Gallery, Look
+    from semprobe.reviews import Answer
+    from semprobe.study import Study
+
+FILES = ("report.html", "report.md", "latents.csv", "images.csv", "pictures")
+"""What is in a report's folder."""
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  semprobe report my-study/
+  semprobe report my-study/ -o report/ --top 10 --overwrite
+  semprobe report my-study/ --sae /new/place/sae.pt -o report/ --json | jq .standings
+"""
+)
+@click.argument("study")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to make.  [default: a study's own]")
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Best latents to tell of a concept.")
+@click.option("--sae", "sae_path", metavar="FILE", help="SAE checkpoint, where it is not in its old place.")
+@_common.sae_options
+@_common.normalize
+@click.option("--overwrite", is_flag=True, help="Replace a report that is there, once the new one is complete.")
+@_common.workers
+@_common.as_json
+@_common.quiet
+def command(study: str, as_json: bool, **options: Any) -> None:
+    """Make the report of a STUDY: one page of HTML that needs nothing else, the same in Markdown, and tables.
+
+    It says how the images were chosen and how the numbers were made; for each concept what chance reaches and the best
+    latents; of validated ones where they fire, the reviewers' words and the evidence picked. Latents without a verdict
+    are listed as such.
+
+    Pictures are painted with the SAE's codes. Where the SAE or the activations are gone they are plain, and the report
+    says so. --normalize is needed where scores came of activations that a file normalised.
+    """
+    result = run(study, **options)
+    if as_json:
+        _common.print_json(result)
+        return
+    for sentence in result["summary"]:
+        click.echo(sentence)
+    click.echo(f"{result['report']}: report.html, report.md, latents.csv, images.csv, {result['pictures']} pictures; "
+               f"{_common.human_bytes(result['bytes'])}")  # fmt: skip
+
+
+def run(
+    study: str, *, output: Path | None = None, top: int = 5, overwrite: bool = False, sae_path: str | None = None,
+    workers: int | None = None, quiet: bool = False, normalize: str = "none", **options: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """The command without click; returns what it made."""
+    from semprobe import report_pages as pages
+    from semprobe.cli._looks import Looks
+    from semprobe.study import Study
+
+    clock, here = _common.Clock(), Study(study)
+    out = output or here.report
+    _check_output(here, out, overwrite)
+    scores = _scores(study)
+    looks = Looks(here, scores, sae_path, normalize, options, workers, quiet)
+    for one in looks.notices:
+        _common.say(f"WITHOUT HEAT: {one}")
+    told = _report(study, here, scores, looks, top)
+    html = pages.as_html(told).encode()
+    pictures = pages.files(told)
+    made = {
+        "report.html": html, "report.md": pages.as_markdown(told).encode(), **_tables(here, told),
+        **{f"pictures/{name}": data for name, data in pictures.items()},
+    }  # fmt: skip
+    _write(here, out, made, overwrite)
+    standings = {one.name: {str(latent.latent): latent.standing for latent in one.latents} for one in told.concepts}
+    return {"report": str(out), "summary": list(told.summary), "notices": list(told.notices), "standings": standings,
+            "pictures": len(pictures), "bytes": len(html), "seconds": clock.seconds}  # fmt: skip
+
+
+# what it is made of
+
+
+def _scores(study: str) -> xr.Dataset:
+    """The study's scores, in memory, with everything that the report tells."""
+    from semprobe.errors import DataError
+    from semprobe.stores import open_store
+
+    path, _ = _studies.in_study(study, "", makes="report", reads="scores")
+    scores = open_store(path)
+    predictions = "patch_sum" if "patch_sum" in scores else "prediction_bits"  # a sweep keeps the sums
+    needed = ("null_max_f1", "held_out_f1", "f1_low", predictions)
+    if missing := [name for name in needed if name not in scores]:
+        raise DataError(f"{path}: has no {', '.join(missing)}, so it was not tested; semprobe score {study} does it")
+    return scores.compute()
+
+
+def _report(given: str, study: Study, scores: xr.Dataset, looks: Looks, top: int) -> Report:
+    from semprobe import report
+    from semprobe import study as studies
+
+    about, answers = study.about(), _answers(study)
+    came = scores.attrs["provenance"]
+    names, known = [str(name) for name in scores["concept"].values], set(scores["latent"].values.tolist())
+    parts = [_concept(scores, name, report.wanted(answers["open"], name, known), top) for name in names]
+    concepts = tuple(_drawn(parts, scores, looks))
+    unverified = sum(open_ for open_, _ in studies.unverified(study).values())
+    return report.Report(
+        study=os.path.basename(os.path.abspath(study.folder)), made=studies.now(), concepts=concepts,
+        design=report.design(about, study.rows(), study.used()), samplings=tuple(about["samplings"]),
+        processing=report.processing(came),
+        tests={"alpha": 0.05, "family": "concept", **came.get("tests", {}), "top": top},
+        commands=report.commands(given, about, looks.provenance),
+        unscored=tuple(one for one in study.concepts if one not in names),
+        agreement=answers["agreement"], blinded=answers["blinded"], blinded_agreement=answers["blinded_agreement"],
+        elsewhere=tuple(one for one in answers["open"] if one.concept not in names or one.latent not in known),
+        notices=tuple(looks.notices), summary=report.summarise(concepts, unverified),
+    )  # fmt: skip
+
+
+def _answers(study: Study) -> dict[str, tuple[Any, ...]]:
+    """Open and blinded answers, and how far reviewers agree; the file is not made if it is not there."""
+    from semprobe.report import filled
+    from semprobe.reviews import Reviews
+
+    if not study.reviews.exists():
+        return dict.fromkeys(("open", "blinded", "agreement", "blinded_agreement"), ())
+    with Reviews(study.reviews) as reviews:
+        all_ = filled(reviews.answers())
+        return {
+            "open": tuple(one for one in all_ if not one.blinded), "blinded": tuple(one for one in all_ if one.blinded),
+            "agreement": tuple(reviews.kappa()), "blinded_agreement": tuple(reviews.kappa(blinded=True)),
+        }  # fmt: skip
+
+
+def _concept(scores: xr.Dataset, name: str, answers: dict[int, tuple[Answer, ...]], top: int) -> ConceptPart:
+    """Its best latents and those reviewed, in order, without pictures."""
+    from semprobe.cli.score import describe
+    from semprobe.plots import as_svg, plot_null
+    from semprobe.report import ConceptPart, LatentPart
+    from semprobe.scoring import rank
+
+    order = scores["latent"].values[rank(scores, name, scores.sizes["latent"])].tolist()
+    place = {latent: at for at, latent in enumerate(order, 1)}
+    shown = {*order[:top], *answers}
+    numbers = describe(scores.isel(latent=[latent in shown for latent in scores["latent"].values]), name, len(shown))
+    rows = {row.pop("latent"): row for row in numbers["top"]}
+    parts = tuple(LatentPart(one, place[one], row, answers.get(one, ())) for one, row in rows.items())
+    svg = as_svg(plot_null(scores, concepts=[name], top=top))
+    return ConceptPart(name, describe(scores, name, 1), parts, svg)
+
+
+def _drawn(concepts: list[ConceptPart], scores: xr.Dataset, looks: Looks) -> Iterator[ConceptPart]:
+    """The concepts with pictures of validated and disputed latents; of the best one where there is none."""
+    from dataclasses import replace
+
+    wanted = {(one.name, part.latent): part for one in concepts for part in one.shown or one.latents[:1]}
+    drawn = {
+        (look.concept, look.latent): (_galleries(look, wanted[look.concept, look.latent], scores), look.maximum)
+        for look in looks.of(list(wanted))
+    }
+    for one in concepts:
+        found = [drawn.get((one.name, part.latent), ((), 0.0)) for part in one.latents]
+        parts = [
+            replace(part, galleries=galleries, largest_code=largest)
+            for part, (galleries, largest) in zip(one.latents, found, strict=True)
+        ]
+        yield replace(one, latents=tuple(parts))
+
+
+def _galleries(look: Look, part: LatentPart, scores: xr.Dataset) -> tuple[Gallery, ...]:
+    from semprobe.report_pictures import galleries, picked
+
+    found = list(galleries(look, scores))
+    if part.standing not in ("validated", "disputed"):
+        return tuple(one for one in found if one.kind in ("tp", "fp"))
+    for at, answer in enumerate(part.answers):
+        for kind, names in (("for", answer.pictures_for), ("against", answer.pictures_against)):
+            if names:
+                title = f"Picked by {answer.reviewer} as evidence {kind}"
+                found.append(picked(look, names, f"{kind}-{at}", title))
+    return tuple(found)
+
+
+def _tables(study: Study, told: Report) -> dict[str, bytes]:
+    from semprobe import manifest
+    from semprobe.report import LATENT_COLUMNS, latent_rows
+
+    columns = manifest.read(study.manifest)[0]
+    return {
+        "latents.csv": manifest.to_csv(LATENT_COLUMNS, latent_rows(told.concepts)).encode(),
+        "images.csv": manifest.to_csv(columns, study.used()).encode(),
+    }
+
+
+# the folder
+
+
+def _check_output(study: Study, out: Path, overwrite: bool) -> None:
+    """Refuse what can't be a report's folder, and whatever else is there. Call it before long work, and once more."""
+    from semprobe.errors import StoreError, StoreExists
+
+    if not out.absolute().parent.is_dir():
+        raise StoreError(f"{out}: there is no folder {out.absolute().parent}; make it first")
+    if os.path.realpath(out).startswith(os.path.join(os.path.realpath(study.images), "")):
+        raise click.UsageError(f"{out}: images/ is for the study's pictures; choose another folder")
+    if not os.path.lexists(out):
+        return
+    if out.is_symlink() or not out.is_dir():
+        raise StoreExists(f"{out}: is no folder; choose another one")
+    if foreign := sorted(one.name for one in out.iterdir() if one.name not in FILES):
+        raise StoreExists(f"{out}: has something else than a report in it, such as {foreign[0]}; choose another folder")
+    if any(out.iterdir()) and not overwrite:
+        raise StoreExists(f"{out}: there is a report already; --overwrite replaces it")
+
+
+def _write(study: Study, out: Path, made: dict[str, bytes], overwrite: bool) -> None:
+    """All files or none: they are written aside, and what was there goes when they are complete."""
+    start = f".{out.absolute().name}-"
+    part, old = (out.absolute().with_name(f"{start}{uuid.uuid4().hex}.{word}") for word in ("new", "old"))
+    with study.locked():
+        _check_output(study, out, overwrite)
+        for left in out.absolute().parent.glob(f"{start}{'[0-9a-f]' * 32}.*"):  # of a run that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        try:
+            for name, data in made.items():
+                (part / name).parent.mkdir(parents=True, exist_ok=True)
+                (part / name).write_bytes(data)
+            _replace(part, out, old)
+        finally:
+            for left in (part, old):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _replace(part: Path, out: Path, old: Path) -> None:
+    if not out.exists():
+        part.rename(out)
+        return
+    out.rename(old)
+    try:
+        part.rename(out)
+    except BaseException:
+        old.rename(out)
+        raise
