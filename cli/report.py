@@ -116,7 +116,9 @@ def _report(given: str, study: Study, scores: xr.Dataset, looks: Looks, top: int
 
     about, answers = study.about(), _answers(study)
     came = scores.attrs["provenance"]
-    names, known = [str(name) for name in scores["concept"].values], set(scores["latent"].values.tolist())
+    scored, known = [str(name) for name in scores["concept"].values], set(scores["latent"].values.tolist())
+    order = study.concepts
+    names = sorted(scored, key=lambda name: order.index(name) if name in order else len(order))
     parts = [_concept(scores, name, report.wanted(answers["open"], name, known), top) for name in names]
     concepts = tuple(_drawn(parts, scores, looks))
     unverified = sum(open_ for open_, _ in studies.unverified(study).values())
