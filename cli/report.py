@@ -78,9 +78,9 @@ def run(
     _check_output(here, out, overwrite)
     scores = _scores(study)
     looks = Looks(here, scores, sae_path, normalize, options, workers, quiet)
-    for one in looks.notices:
-        _common.say(f"WITHOUT HEAT: {one}")
     told = _report(study, here, scores, looks, top)
+    for one in told.notices:
+        _common.say(f"NOTE: {one}")
     html = pages.as_html(told).encode()
     pictures = pages.files(told)
     made = {
@@ -121,6 +121,7 @@ def _report(given: str, study: Study, scores: xr.Dataset, looks: Looks, top: int
     names = sorted(scored, key=lambda name: order.index(name) if name in order else len(order))
     parts = [_concept(scores, name, report.wanted(answers["open"], name, known), top) for name in names]
     concepts = tuple(_drawn(parts, scores, looks))
+    old = report.older((*answers["open"], *answers["blinded"]), came["created"])
     unverified = sum(open_ for open_, _ in studies.unverified(study).values())
     return report.Report(
         study=os.path.basename(os.path.abspath(study.folder)), made=studies.now(), concepts=concepts,
@@ -131,7 +132,7 @@ def _report(given: str, study: Study, scores: xr.Dataset, looks: Looks, top: int
         unscored=tuple(one for one in study.concepts if one not in names),
         agreement=answers["agreement"], blinded=answers["blinded"], blinded_agreement=answers["blinded_agreement"],
         elsewhere=tuple(one for one in answers["open"] if one.concept not in names or one.latent not in known),
-        notices=tuple(looks.notices), summary=report.summarise(concepts, unverified),
+        notices=tuple(one for one in (*looks.notices, old) if one), summary=report.summarise(concepts, unverified),
     )  # fmt: skip
 
 

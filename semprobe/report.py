@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from semprobe.manifest import Row
@@ -120,7 +121,31 @@ def filled(answers: Iterable[Answer]) -> list[Answer]:
     return [one for one in answers if any(value for name, value in vars(one).items() if name not in own)]
 
 
-def wanted(answers: Iterable[Answer], concept: str, known: Sequence[int]) -> dict[int, tuple[Answer, ...]]:
+def older(answers: Iterable[Answer], created: str) -> str:
+    """A sentence on answers that were given before the scores were made; empty without any.
+
+    Parameters
+    ----------
+    created
+        When the scores were made, as stores record it.
+
+    Examples
+    --------
+    >>> older([Answer("Ada", "wheel", 3, False, at="2026-11-24T04:02:04.123+00:00")], "2026-11-24T04:00:00+00:00")
+    ''
+    """
+    then = datetime.fromisoformat(created)
+    number = sum(datetime.fromisoformat(one.at) < then for one in answers)
+    if not number:
+        return ""
+    were = "answer was" if number == 1 else "answers were"
+    return (
+        f"{number} {were} given before these scores were made ({created[:16].replace('T', ' ')} UTC). If the SAE was "
+        "another one then, they are about other latents."
+    )
+
+
+def wanted(answers: Iterable[Answer], concept: str, known: Container[int]) -> dict[int, tuple[Answer, ...]]:
     """Open answers on a concept by latent, of the latents that there are."""
     found: dict[int, list[Answer]] = {}
     for one in answers:
@@ -276,7 +301,7 @@ def _pairs(value: Any) -> str:
 
 def _plain(value: Any) -> str:
     if not isinstance(value, list | tuple):
-        return str(value)
+        return f"{value:.6g}" if isinstance(value, float) else str(value)
     return (" × " if all(isinstance(one, int) for one in value) else " / ").join(map(str, value))
 
 

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -243,7 +244,7 @@ def test_pictures_have_heat_only_with_the_sae_that_was_scored(made: Study, run: 
     other = write_saev(tmp_path / "other.pt", seed=1)
     for words in (["--sae", other], ["--sae", tmp_path / "gone.pt"]):
         result = run("report", made.folder, "--overwrite", "--quiet", *words)
-        assert "WITHOUT HEAT" in result.stderr
+        assert "NOTE: Pictures are shown without heat" in result.stderr
         page, text = read(made.report)
         assert "without heat" in page.text
         assert "> **Note.**" in text
@@ -392,6 +393,16 @@ def test_a_killed_run_leaves_no_half_report(made: Study, run: Run, where: str) -
     made.tidy()
     run("report", made.folder, "--overwrite", "--quiet")
     assert not [path for path in made.folder.iterdir() if path.name.startswith(".report-")]
+
+
+def test_answers_from_before_the_scores_are_told(made: Study, run: Run) -> None:
+    answer(made, "Ada", "t-shirt", 3, verdict="rejected")
+    assert "before these scores" not in run("report", made.folder, "--quiet").stderr
+    time.sleep(1.1)  # stores record seconds
+    run("score", made.folder, "--overwrite", "--quiet", "--permutations", 100)
+    told = run("report", made.folder, "--quiet", "--overwrite").stderr
+    assert "NOTE: 1 answer was given before these scores were made" in told
+    assert "1 answer was given before" in read(made.report)[0].text
 
 
 def test_stores_of_other_images_are_refused(made: Study, run: Run) -> None:
