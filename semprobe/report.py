@@ -32,6 +32,8 @@ LATENT_COLUMNS = (
 )  # fmt: skip
 """Of latents.csv, in order."""
 
+_KINDS, _WORD = 8, 60  # sources or licences that are told of a concept, and letters of each
+
 
 @dataclass(frozen=True)
 class LatentPart:
@@ -245,7 +247,10 @@ def _verdicts(rows: Sequence[Row]) -> dict[str, int]:
 
 
 def _counts(words: Iterable[str]) -> str:
-    return ", ".join(f"{word} {number}" for word, number in sorted(Counter(words).items()))
+    """The commonest words and how often each; images.csv has them whole."""
+    counts = Counter(words).most_common()
+    shown = [f"{word if len(word) <= _WORD else word[: _WORD - 1] + '…'} {number}" for word, number in counts[:_KINDS]]
+    return ", ".join([*shown, *([f"{len(counts) - _KINDS} more"] if len(counts) > _KINDS else [])])
 
 
 # where the numbers come from

@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import semprobe
+import semprobe.heatmaps
 from semprobe import report, report_pages, study
 from semprobe.cli import main
 from semprobe.report_pages import fenced, in_markdown, visible
@@ -253,6 +254,35 @@ def test_pictures_have_heat_only_with_the_sae_that_was_scored(made: Study, run: 
         assert [tag for tag, _ in page.tags].count("img") > 0
     shutil.rmtree(made.activations)
     assert "activations.zarr is not there" in run("report", made.folder, "--overwrite", "--quiet").stderr
+
+
+def test_normalised_activations_and_swept_thresholds_have_heat_too(made: Study, run: Run, measured: Path) -> None:
+    sae = measured / "sae.pt"
+    run("encode", made.folder, "--sae", sae, "--normalize", "probe", "--overwrite", "--quiet")
+    run("score", made.folder, "--threshold-sweep", "--permutations", 100, "--overwrite", "--quiet")
+    assert json.loads(run("report", made.folder, "--quiet", "--json").stdout)["notices"] == []
+    page, text = read(made.report)
+    assert "heat where it fires" in text
+    assert "Threshold" in page.text
+    assert all(row["threshold"] for row in cells(made.report / "latents.csv"))
+
+
+def test_codes_that_do_not_agree_with_the_scores_are_not_painted(
+    made: Study, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = semprobe.heatmaps.heatmap
+    monkeypatch.setattr(semprobe.heatmaps, "heatmap", lambda *given: right(*given) * 0)
+    notices = json.loads(run("report", made.folder, "--quiet", "--json").stdout)["notices"]
+    assert len(notices) == len(CONCEPTS)
+    assert all("its codes do not agree with the scores" in one for one in notices)
+    assert "heat where it fires" not in read(made.report)[1]
+
+
+def test_long_sources_are_told_in_brief() -> None:
+    told = report._counts(["x" * 10_000, "web", "web", *map(str, range(20))])
+    assert told.startswith("web 2, ")
+    assert told.endswith(", 14 more")
+    assert "x" * 59 + "… 1" in told
 
 
 def test_examples_are_ordered_by_patch_sum_and_are_what_they_say(made: Study, run: Run) -> None:
