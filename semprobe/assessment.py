@@ -7,8 +7,9 @@ import xarray as xr
 from scipy.stats import mannwhitneyu
 
 from semprobe import confounds
-from semprobe.effects import auroc, average_precision, f1_interval_of_counts, held_out_f1
+from semprobe.effects import auroc, average_precision, held_out_f1
 from semprobe.errors import DataError
+from semprobe.intervals import f1_interval_of_counts
 from semprobe.scoring import beside_chance, image_coords, labelled, rank, score
 from semprobe.significance import significance, tried
 from semprobe.sweep import sweep as sweep_thresholds

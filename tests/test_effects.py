@@ -19,11 +19,10 @@ from semprobe.effects import (
     _split,
     auroc,
     average_precision,
-    f1_interval,
-    f1_interval_of_counts,
     held_out_f1,
 )
 from semprobe.errors import DataError
+from semprobe.intervals import f1_interval, f1_interval_of_counts
 
 INF = float("inf")
 FREE = {"auroc": auroc, "average_precision": average_precision}
