@@ -85,8 +85,9 @@ def f1_interval(
     counts are drawn and not the images.
 
     It says how F1 of *this* latent would vary with other images. A latent chosen as the best of many on the same images
-    has an F1 that is too high, and so is its interval: report :func:`semprobe.effects.held_out_f1` beside it. Counts at their ends do
-    not vary: a perfect latent has the interval 1 to 1, which is no certainty; with few images all are too narrow.
+    has an F1 that is too high, and so is its interval: report :func:`semprobe.effects.held_out_f1` beside it. Counts at
+    their ends do not vary: a perfect latent has the interval 1 to 1, which is no certainty; with few images all are too
+    narrow.
 
     Parameters
     ----------
