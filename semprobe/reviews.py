@@ -261,15 +261,14 @@ class Reviews:
             raise StudyError(f"{field} has {len(text):,} characters; the limit is {MAX_CELL:,}")
         if latent < 0:
             raise StudyError(f"there is no latent {latent}")
-        form = who, concept, int(latent), field, bool(blinded)
         with self._writing():
-            others = [] if seen is None else self._since(form, seen)
+            others = [] if seen is None else self._since((who, concept, latent, field, blinded), seen)
             at = datetime.now(UTC).isoformat(timespec="milliseconds")
-            row = (at, *form[:4], text, form[4])
             number = self._base.execute(
-                "INSERT INTO change (at, reviewer, concept, latent, field, value, blinded) VALUES (?,?,?,?,?,?,?)", row
+                "INSERT INTO change (at, reviewer, concept, latent, field, value, blinded) VALUES (?,?,?,?,?,?,?)",
+                (at, who, concept, latent, field, text, blinded),
             ).lastrowid
-        return Saved(Change(int(number or 0), *row), others)
+        return Saved(Change(number or 0, at, who, concept, latent, field, text, blinded), others)
 
     def _since(self, form: tuple[Any, ...], seen: int) -> list[Change]:
         where = "reviewer = ? AND concept = ? AND latent = ? AND field = ? AND blinded = ? AND id > ?"
@@ -280,7 +279,7 @@ class Reviews:
     def _rows(self, where: str = "1", values: tuple[Any, ...] = ()) -> list[Change]:
         with self._thread, self._told():
             rows = self._base.execute(f"SELECT {_COLUMNS} FROM change WHERE {where} ORDER BY id", values).fetchall()
-        return [Change(*row[:7], bool(row[7])) for row in rows]
+        return [Change._make((*row[:7], bool(row[7]))) for row in rows]
 
     def history(self, concept: str | None = None, latent: int | None = None) -> list[Change]:
         """All changes, oldest first; of one concept or latent if these are given."""
@@ -359,11 +358,13 @@ def check_reviewer(name: str) -> str:
 
 
 def _changed(answer: Answer, change: Change) -> Answer:
-    if change.field not in PICTURES:
-        return replace(answer, at=change.at, **{change.field: change.value})
-    (what, image), = json.loads(change.value).items()  # fmt: skip
-    others = tuple(one for one in getattr(answer, change.field) if one != image)
-    return replace(answer, at=change.at, **{change.field: (*others, image) if what == "add" else others})
+    value: Any = change.value
+    if change.field in PICTURES:
+        (what, image), = json.loads(change.value).items()  # fmt: skip
+        others = tuple(one for one in getattr(answer, change.field) if one != image)
+        value = (*others, image) if what == "add" else others
+    new: dict[str, Any] = {"at": change.at, change.field: value}
+    return replace(answer, **new)
 
 
 def cohen_kappa(pairs: list[tuple[str, str]]) -> float:
