@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shlex
 import shutil
 import sys
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from semprobe.errors import StoreError
+from semprobe.jsonable import jsonable
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -117,17 +117,7 @@ def user(by: str) -> str:
 
 def print_json(value: Any) -> None:
     """A result for a program: stdout. NaN and infinity become null, since JSON has none."""
-    click.echo(json.dumps(_plain(value), indent=2, allow_nan=False))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    if hasattr(value, "tolist"):  # numpy scalars and arrays
-        return _plain(value.tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    click.echo(json.dumps(jsonable(value), indent=2, allow_nan=False))
 
 
 def provenance(**settings: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from semprobe.cli import _common
+from semprobe.cli import _common, _studies
 from semprobe.errors import SemprobeError
 
 if TYPE_CHECKING:
@@ -160,6 +160,26 @@ class Looks:
         """The end of where a picture came from, in the manifest's words."""
         url = self._urls.get(name, "").rstrip("/").rsplit("/", 1)[-1] or name.rsplit("/", 1)[-1]
         return url if len(url) <= _NAME else f"…{url[1 - _NAME :]}"
+
+
+def tested_scores(study: str, *, makes: str) -> xr.Dataset:
+    """A study's scores, in memory, with everything that a report or a review tells of them.
+
+    Raises
+    ------
+    StoreError, DataError
+        There are none, they are of other images than the study uses now, or were not tested.
+    """
+    from semprobe.errors import DataError
+    from semprobe.stores import open_store
+
+    path, _ = _studies.in_study(study, "", makes=makes, reads="scores")
+    scores = open_store(path)
+    predictions = "patch_sum" if "patch_sum" in scores else "prediction_bits"  # a sweep keeps the sums
+    needed = ("null_max_f1", "held_out_f1", "f1_low", predictions)
+    if missing := [name for name in needed if name not in scores]:
+        raise DataError(f"{path}: has no {', '.join(missing)}, so it was not tested; semprobe score {study} does it")
+    return scores.compute()
 
 
 def _opened(path: Path) -> xr.Dataset | None:

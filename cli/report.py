@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from semprobe.cli import _common, _studies
+from semprobe.cli import _common
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -70,13 +70,13 @@ def run(
 ) -> dict[str, Any]:  # fmt: skip
     """The command without click; returns what it made."""
     from semprobe import report_pages as pages
-    from semprobe.cli._looks import Looks
+    from semprobe.cli._looks import Looks, tested_scores
     from semprobe.study import Study
 
     clock, here = _common.Clock(), Study(study)
     out = output or here.report
     _check_output(here, out, overwrite)
-    scores = _scores(study)
+    scores = tested_scores(study, makes="report")
     looks = Looks(here, scores, sae_path, normalize, options, workers, quiet)
     told = _report(study, here, scores, looks, top)
     for one in told.notices:
@@ -94,20 +94,6 @@ def run(
 
 
 # what it is made of
-
-
-def _scores(study: str) -> xr.Dataset:
-    """The study's scores, in memory, with everything that the report tells."""
-    from semprobe.errors import DataError
-    from semprobe.stores import open_store
-
-    path, _ = _studies.in_study(study, "", makes="report", reads="scores")
-    scores = open_store(path)
-    predictions = "patch_sum" if "patch_sum" in scores else "prediction_bits"  # a sweep keeps the sums
-    needed = ("null_max_f1", "held_out_f1", "f1_low", predictions)
-    if missing := [name for name in needed if name not in scores]:
-        raise DataError(f"{path}: has no {', '.join(missing)}, so it was not tested; semprobe score {study} does it")
-    return scores.compute()
 
 
 def _report(given: str, study: Study, scores: xr.Dataset, looks: Looks, top: int) -> Report:
@@ -153,17 +139,16 @@ def _answers(study: Study) -> dict[str, tuple[Any, ...]]:
 
 def _concept(scores: xr.Dataset, name: str, answers: dict[int, tuple[Answer, ...]], top: int) -> ConceptPart:
     """Its best latents and those reviewed, in order, without pictures."""
-    from semprobe.cli.score import describe
+    from semprobe.assessment import describe, numbers
     from semprobe.plots import as_svg, plot_null
     from semprobe.report import ConceptPart, LatentPart
     from semprobe.scoring import rank
 
-    order = scores["latent"].values[rank(scores, name, scores.sizes["latent"])].tolist()
-    place = {latent: at for at, latent in enumerate(order, 1)}
-    shown = {*order[:top], *answers}
-    numbers = describe(scores.isel(latent=[latent in shown for latent in scores["latent"].values]), name, len(shown))
-    rows = {row.pop("latent"): row for row in numbers["top"]}
-    parts = tuple(LatentPart(one, place[one], row, answers.get(one, ())) for one, row in rows.items())
+    shown = {*scores["latent"].values[rank(scores, name, top)].tolist(), *answers}
+    parts = tuple(
+        LatentPart(latent := row.pop("latent"), row.pop("rank"), row, answers.get(latent, ()))
+        for row in numbers(scores, name, shown)
+    )
     svg = as_svg(plot_null(scores, concepts=[name], top=top))
     return ConceptPart(name, describe(scores, name, 1), parts, svg)
 

@@ -90,6 +90,8 @@ def command(store: str, output: str | None, as_json: bool, top: int, **options: 
 
     Latents are ordered by F1, at equal F1 by precision, at equal precision by number.
     """  # fmt: skip
+    from semprobe.assessment import describe
+
     reads = "activations" if options["sae_path"] else "latents"
     opened, output = _studies.in_study(store, output, makes="scores", reads=reads)
     scores, result = run(opened, output=output, as_json=as_json, **options)
@@ -257,6 +259,7 @@ def _write_csv(path: Path, scores: xr.Dataset) -> None:
     """Every latent of every concept, best first."""
     import os
 
+    from semprobe.manifest import neutralise
     from semprobe.scoring import rank
 
     names = [str(name) for name, one in scores.data_vars.items() if set(one.dims) == {"concept", "latent"}]
@@ -264,54 +267,12 @@ def _write_csv(path: Path, scores: xr.Dataset) -> None:
     with aside.open("w", newline="", encoding="utf-8") as file:
         for at, concept in enumerate(scores["concept"].values):
             here = scores[names].sel(concept=concept).isel(latent=rank(scores, str(concept), scores.sizes["latent"]))
-            shown = f"'{concept}" if str(concept)[:1] in "=+-@\t\r" else str(concept)  # a spreadsheet would run it
-            rows = here.to_dataframe().reset_index().assign(concept=shown)
+            rows = here.to_dataframe().reset_index().assign(concept=neutralise(str(concept)))
             rows.to_csv(file, columns=["concept", "latent", *names], index=False, header=at == 0)
     os.replace(aside, path)
 
 
 # telling
-
-
-def describe(scores: xr.Dataset, concept: str, top: int) -> dict[str, Any]:
-    """A concept's best latents beside what chance does."""
-    from semprobe.scoring import rank
-
-    here = scores.sel(concept=concept)
-    first, drawn, null = here.isel(latent=0), here["random_f1"], here["null_max_f1"]
-    best = here.isel(latent=rank(scores, concept, top))
-    columns = (
-        "f1", "f1_low", "f1_high", "p_max", "significant", "q_value", "p_value", "auroc", "average_precision",
-        "precision", "recall", "support", "tp", "fp", "fn", "tn", "threshold",
-    )  # fmt: skip
-    rows = [
-        {"latent": int(best["latent"][at]), **{n: best[n].values[at].item() for n in columns if n in best}}
-        for at in range(best.sizes["latent"])
-    ]
-    found = {
-        "positives": int(first["tp"] + first["fn"]), "negatives": int(first["fp"] + first["tn"]),
-        "latents": here.sizes["latent"],
-        "dead_latents": int((here["support"] == 0).sum()), "always_on_latents": int((here["support"] == 1).sum()),
-        "floor_f1": float(here["floor_f1"]),
-        "random": {"draws": drawn.sizes["draw"], "sd": float(drawn.std()), **_spread(drawn),
-                   "top_vs_random_p": float(here["top_vs_random_p"])},
-        "null_max_f1": {"permutations": null.sizes["permutation"], **_spread(null)},
-        "significant_latents": int(here["significant"].sum()),
-        "held_out_f1": {"mean": float(here["held_out_f1"]), "p5": float(here["held_out_low"]),
-                        "median": float(here["held_out_median"]), "p95": float(here["held_out_high"])},
-        "source": {"cramers_v": float(here["source_association"]), "words": str(here["source_words"].item()),
-                   "permuted_within_source": bool(here["within_source"])},
-        "top": rows,
-    }  # fmt: skip
-    if "channel_f1" in here:
-        found["channels"] = {"f1": float(here["channel_f1"].max()), "auroc": float(here["channel_auroc"].max())}
-    if "random_sae_f1" in here:
-        found["random_sae"] = {"f1": float(here["random_sae_f1"].max()), **_spread(here["random_sae_f1"])}
-    return found
-
-
-def _spread(values: xr.DataArray) -> dict[str, float]:
-    return {"mean": float(values.mean()), "p95": float(values.quantile(0.95))}
 
 
 _LEGEND = """\

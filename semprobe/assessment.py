@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import Any
+
 import numpy as np
 import xarray as xr
 from scipy.stats import mannwhitneyu
@@ -182,3 +185,68 @@ def _against_random(scores: xr.Dataset) -> xr.Dataset:
         top = here["f1"].values[rank(scores, str(concept), TOP)]
         p.append(mannwhitneyu(top, here["random_f1"].values, alternative="greater", method="asymptotic").pvalue)
     return xr.Dataset({"top_vs_random_p": ("concept", np.array(p, np.float64), attrs("top_vs_random_p"))})
+
+
+# telling
+
+NUMBERS = (
+    "f1", "f1_low", "f1_high", "p_max", "significant", "q_value", "p_value", "auroc", "average_precision", "precision",
+    "recall", "support", "tp", "fp", "fn", "tn", "threshold",
+)  # fmt: skip
+"""Of a latent, as :func:`describe` and :func:`numbers` tell them; ``threshold`` of a sweep only."""
+
+
+def describe(scores: xr.Dataset, concept: str, top: int) -> dict[str, Any]:
+    """A concept's best latents beside what chance does, as plain values.
+
+    Parameters
+    ----------
+    scores
+        A store of scores that were tested, in memory.
+    concept
+        Name of the concept.
+    top
+        How many latents, best first.
+    """
+    here = scores.sel(concept=concept)
+    first, drawn, null = here.isel(latent=0), here["random_f1"], here["null_max_f1"]
+    found = {
+        "positives": int(first["tp"] + first["fn"]), "negatives": int(first["fp"] + first["tn"]),
+        "latents": here.sizes["latent"],
+        "dead_latents": int((here["support"] == 0).sum()), "always_on_latents": int((here["support"] == 1).sum()),
+        "floor_f1": float(here["floor_f1"]),
+        "random": {"draws": drawn.sizes["draw"], "sd": float(drawn.std()), **_spread(drawn),
+                   "top_vs_random_p": float(here["top_vs_random_p"])},
+        "null_max_f1": {"permutations": null.sizes["permutation"], **_spread(null)},
+        "significant_latents": int(here["significant"].sum()),
+        "held_out_f1": {"mean": float(here["held_out_f1"]), "p5": float(here["held_out_low"]),
+                        "median": float(here["held_out_median"]), "p95": float(here["held_out_high"])},
+        "source": {"cramers_v": float(here["source_association"]), "words": str(here["source_words"].item()),
+                   "permuted_within_source": bool(here["within_source"])},
+        "top": _rows(here, rank(scores, concept, top)),
+    }  # fmt: skip
+    if "channel_f1" in here:
+        found["channels"] = {"f1": float(here["channel_f1"].max()), "auroc": float(here["channel_auroc"].max())}
+    if "random_sae_f1" in here:
+        found["random_sae"] = {"f1": float(here["random_sae_f1"].max()), **_spread(here["random_sae_f1"])}
+    return found
+
+
+def numbers(scores: xr.Dataset, concept: str, latents: Collection[int]) -> list[dict[str, Any]]:
+    """Some latents of a concept, best first, a dict each: ``rank`` among all, from 1; ``latent``; and `NUMBERS`."""
+    order = rank(scores, concept, scores.sizes["latent"])
+    places = np.flatnonzero(np.isin(scores["latent"].values[order], list(latents)))
+    rows = _rows(scores.sel(concept=concept), order[places])
+    return [{"rank": int(place) + 1, **row} for place, row in zip(places, rows, strict=True)]
+
+
+def _rows(here: xr.Dataset, positions: np.ndarray) -> list[dict[str, Any]]:
+    kept = here.isel(latent=positions)
+    return [
+        {"latent": int(kept["latent"][at]), **{name: kept[name].values[at].item() for name in NUMBERS if name in kept}}
+        for at in range(len(positions))
+    ]
+
+
+def _spread(values: xr.DataArray) -> dict[str, float]:
+    return {"mean": float(values.mean()), "p95": float(values.quantile(0.95))}

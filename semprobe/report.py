@@ -13,18 +13,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from semprobe.assessment import NUMBERS
 from semprobe.manifest import Row
 from semprobe.report_pictures import Gallery
 from semprobe.reviews import Agreement, Answer
 
 STANDINGS = ("validated", "disputed", "rejected", "unclear", "no verdict", "not reviewed")
 """What reviewers' verdicts on a latent come to, best first."""
-
-NUMBERS = (
-    "f1", "f1_low", "f1_high", "p_max", "significant", "q_value", "p_value", "auroc", "average_precision", "precision",
-    "recall", "support", "tp", "fp", "fn", "tn", "threshold",
-)  # fmt: skip
-"""Of a latent, as ``semprobe score --json`` tells them."""
 
 LATENT_COLUMNS = (
     "concept", "rank", "latent", "standing", "verdicts", *NUMBERS, "floor_f1", "random_f1_mean", "random_f1_p95",
