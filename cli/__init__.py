@@ -12,8 +12,8 @@ import click
 from semprobe.errors import SemprobeError
 
 COMMANDS = (
-    "pilot", "init", "collect", "negatives", "extract", "import", "encode", "score", "plot", "show", "report", "power",
-    "info", "sae",
+    "pilot", "init", "collect", "negatives", "extract", "import", "encode", "score", "plot", "show", "review", "report",
+    "power", "info", "sae",
 )  # fmt: skip
 """In the order of the pipeline; each is a module of this package with a `command`, `import_` for import."""
 

@@ -50,7 +50,8 @@ NAME_RULE = (
 MAX_NAME = 100
 
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠")
-_PATH = re.compile(r"images/([0-9a-f]{64})\.[a-z0-9]{2,4}")
+PATH = re.compile(r"images/([0-9a-f]{64})\.[a-z0-9]{2,4}")
+"""A picture's path in a study; the group is the SHA-256 of its bytes."""
 
 
 # cells
@@ -181,7 +182,7 @@ def read(path: Path) -> tuple[list[str], list[Row]]:
 
 
 def _check(row: Row, where: str) -> None:
-    found = _PATH.fullmatch(row["path"])
+    found = PATH.fullmatch(row["path"])
     if not found or found[1] != row["sha256"]:
         raise StudyError(
             f"{where}: path {row['path'][:100]!r} with sha256 {row['sha256'][:64]!r}; expected images/, that very hash "

@@ -109,7 +109,7 @@ def _day(at: str) -> str:
 # pages
 
 
-def _environment(html: bool) -> jinja2.Environment:
+def environment(html: bool) -> jinja2.Environment:
     def shown(value: Any) -> Any:
         if isinstance(value, Markup) or not isinstance(value, str):
             return value
@@ -127,12 +127,12 @@ def _environment(html: bool) -> jinja2.Environment:
 
 def as_html(report: Report) -> str:
     """The report as one page of HTML, pictures inside."""
-    return _environment(html=True).get_template("report.html").render(report=report)
+    return environment(html=True).get_template("report.html").render(report=report)
 
 
 def as_markdown(report: Report) -> str:
     """The report as Markdown, for the files of :func:`files` beside it."""
-    text = _environment(html=False).get_template("report.md").render(report=report)
+    text = environment(html=False).get_template("report.md").render(report=report)
     return re.sub(r"\n{3,}", "\n\n", text)
 
 

@@ -323,7 +323,8 @@ class Study:
             The path leads elsewhere, by itself or through a link, or there is no such file.
         """
         file = self.folder / path
-        if os.path.realpath(file) != os.path.join(os.path.realpath(self.images), os.path.basename(path)):
+        there = os.path.join(os.path.realpath(self.images), os.path.basename(path))
+        if not manifest.PATH.fullmatch(path) or os.path.realpath(file) != there:
             raise StudyError(f"{self.folder}: {path[:100]!r} is no picture of this study")
         if not file.is_file():
             raise StudyError(f"{file}: is in the manifest and not on the disk; take it from a copy of the study")

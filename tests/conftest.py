@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,21 @@ import xarray as xr
 from click.testing import CliRunner, Result
 from PIL import Image
 
+import semprobe
+from semprobe import study
 from semprobe.cli import main
+from semprobe.reviews import Reviews
 from semprobe.sae import NORMALISATIONS, SAE, Activation, Gated, Threshold, TopK
+from semprobe.study import Study
 
 DATA = Path(__file__).parent / "data"
+HOSTILE = (
+    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", '"><svg onload=alert(1)>', "' onmouseover='x",
+    "=HYPERLINK(\"http://evil.example\")", "+1", "@SUM(A1)", "a | b\n| c |", "``` \n# head", "[x](javascript:alert(1))",
+    "![x](http://evil.example/x.png)", "../../etc/passwd", "a\u202egpj.exe", "{{ 7 * 7 }}{% raw %}", "&lt;b&gt;",
+    "</dd></section></main>", "x" * 10_000, "\0\x1b[31m",
+)  # fmt: skip
+CONCEPTS = ("t-shirt", "колесо")  # of a study
 MODEL = "test_vit"  # of timm: three blocks of width 64, patches of 16 pixels
 
 
@@ -166,3 +178,59 @@ def write_saev(path: Path, features: int = 64, latents: int = 96, kind: str = "R
 @pytest.fixture
 def sae_file(tmp_path: Path) -> Path:
     return write_saev(tmp_path / "sae.pt")
+
+
+# a study
+
+
+def _picture(folder: Path, at: int, label: str) -> Path:
+    colour = (20 + 8 * at, 40, 90) if label == "positive" else (90, 20 + 8 * at, 40)
+    return draw(folder / f"{label}-{at}.png", colour, (40 + at, 30))
+
+
+def make_study(folder: Path, said: tuple[str, ...] = ("because",), concepts: tuple[str, ...] = CONCEPTS) -> Study:
+    """Six and six pictures a concept, one of them rejected; what people wrote is `said`, in turn."""
+    made, number = study.create(folder / "study", concepts), 0
+    for place, concept in enumerate(concepts):
+        made.set_criteria(concept, said[place % len(said)])
+        for at in range(13):
+            label = "positive" if at < 6 else "negative"
+            data = _picture(folder / "pictures", at + 13 * place, label).read_bytes()
+            path, digest = made.keep(data, ".png")
+            given = ("source", "url", "reason", "licence")
+            words = {name: said[(number + k) % len(said)] for k, name in enumerate(given)}
+            number += 1
+            row = {"path": path, "sha256": digest, "concept": concept, "label": label, "added_by": "Ada"}
+            made.append([{**row, **words}])
+        made.set_verdict(path, concept, "rejected", "Ada")
+    return made
+
+
+def measure(made: Study, sae: Path) -> None:
+    for words in (["extract", made.folder, "--model", MODEL, "--random-weights", "0"],
+                  ["encode", made.folder, "--sae", sae], ["score", made.folder, "--permutations", "200"]):  # fmt: skip
+        result = CliRunner().invoke(main, [*map(str, words), "--quiet"])
+        assert result.exit_code == 0, result.stderr
+
+
+@pytest.fixture(scope="session")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("measured")
+    measure(make_study(folder), write_saev(folder / "sae.pt"))
+    return folder
+
+
+@pytest.fixture
+def made(measured: Path, tmp_path: Path) -> Study:
+    shutil.copytree(measured / "study", tmp_path / "study")
+    return Study(tmp_path / "study")
+
+
+def best(made: Study, concept: str, at: int = 0) -> int:
+    return int(semprobe.rank(semprobe.open_store(made.scores).load(), concept, at + 1)[at])
+
+
+def answer(made: Study, who: str, concept: str, latent: int, blinded: bool = False, **fields: str) -> None:
+    with Reviews(made.reviews) as reviews:
+        for name, value in fields.items():
+            reviews.set(who, concept, latent, name, value, blinded=blinded)

@@ -21,78 +21,14 @@ from PIL import Image
 
 import semprobe
 import semprobe.heatmaps
-from semprobe import report, report_pages, study
+from semprobe import report, report_pages
 from semprobe.cli import main
 from semprobe.report_pages import fenced, in_markdown, visible
 from semprobe.reviews import Answer, Reviews
 from semprobe.study import Study
-from tests.conftest import MODEL, draw, write_saev
+from tests.conftest import CONCEPTS, HOSTILE, answer, best, draw, make_study, measure, write_saev
 
 Run = Callable[..., Result]
-
-HOSTILE = (
-    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", '"><svg onload=alert(1)>', "' onmouseover='x",
-    "=HYPERLINK(\"http://evil.example\")", "+1", "@SUM(A1)", "a | b\n| c |", "``` \n# head", "[x](javascript:alert(1))",
-    "![x](http://evil.example/x.png)", "../../etc/passwd", "a\u202egpj.exe", "{{ 7 * 7 }}{% raw %}", "&lt;b&gt;",
-    "</dd></section></main>", "x" * 10_000, "\0\x1b[31m",
-)  # fmt: skip
-CONCEPTS = ("t-shirt", "колесо")
-
-
-# a study
-
-
-def _picture(folder: Path, at: int, label: str) -> Path:
-    colour = (20 + 8 * at, 40, 90) if label == "positive" else (90, 20 + 8 * at, 40)
-    return draw(folder / f"{label}-{at}.png", colour, (40 + at, 30))
-
-
-def make_study(folder: Path, said: tuple[str, ...] = ("because",), concepts: tuple[str, ...] = CONCEPTS) -> Study:
-    """Six and six pictures a concept, one of them rejected; what people wrote is `said`, in turn."""
-    made, number = study.create(folder / "study", concepts), 0
-    for place, concept in enumerate(concepts):
-        made.set_criteria(concept, said[place % len(said)])
-        for at in range(13):
-            label = "positive" if at < 6 else "negative"
-            data = _picture(folder / "pictures", at + 13 * place, label).read_bytes()
-            path, digest = made.keep(data, ".png")
-            given = ("source", "url", "reason", "licence")
-            words = {name: said[(number + k) % len(said)] for k, name in enumerate(given)}
-            number += 1
-            row = {"path": path, "sha256": digest, "concept": concept, "label": label, "added_by": "Ada"}
-            made.append([{**row, **words}])
-        made.set_verdict(path, concept, "rejected", "Ada")
-    return made
-
-
-def measure(made: Study, sae: Path) -> None:
-    for words in (["extract", made.folder, "--model", MODEL, "--random-weights", "0"],
-                  ["encode", made.folder, "--sae", sae], ["score", made.folder, "--permutations", "200"]):  # fmt: skip
-        result = CliRunner().invoke(main, [*map(str, words), "--quiet"])
-        assert result.exit_code == 0, result.stderr
-
-
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("measured")
-    measure(make_study(folder), write_saev(folder / "sae.pt"))
-    return folder
-
-
-@pytest.fixture
-def made(measured: Path, tmp_path: Path) -> Study:
-    shutil.copytree(measured / "study", tmp_path / "study")
-    return Study(tmp_path / "study")
-
-
-def best(made: Study, concept: str, at: int = 0) -> int:
-    return int(semprobe.rank(semprobe.open_store(made.scores).load(), concept, at + 1)[at])
-
-
-def answer(made: Study, who: str, concept: str, latent: int, blinded: bool = False, **fields: str) -> None:
-    with Reviews(made.reviews) as reviews:
-        for name, value in fields.items():
-            reviews.set(who, concept, latent, name, value, blinded=blinded)
 
 
 def pick(made: Study, who: str, concept: str, latent: int, field: str, image: str) -> None:

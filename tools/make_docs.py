@@ -12,6 +12,7 @@ import click
 from semprobe.cli import COMMANDS, main
 from semprobe.hub import PUBLISHED
 from semprobe.manifest import COLUMNS
+from semprobe.reviews import FIELDS
 from semprobe.stores import REQUIRED
 from semprobe.vocabulary import DIMS, VARIABLES
 
@@ -51,26 +52,31 @@ def published() -> str:
     return "\n".join(lines)
 
 
-def columns() -> str:
-    """A study's manifest."""
-    return "\n".join(
-        ["| column | meaning |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in COLUMNS.items())]
-    )
+def fields(what: str, meanings: dict[str, str]) -> str:
+    """Columns of a manifest, or fields of an answer."""
+    rows = [f"| {what} | meaning |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in meanings.items())]
+    return "\n".join(rows)
 
 
-def _filled(page: Path, part: str) -> str:
-    """A page with its generated part as it should be."""
-    head, begin, rest = page.read_text().partition("<!-- generated -->\n")
-    _, end, tail = rest.partition("<!-- end -->\n")
-    assert begin, f"{page} has lost its marks"
-    assert end, f"{page} has lost its marks"
-    return f"{head}{begin}{part}\n{end}{tail}"
+def _filled(page: Path, *parts: str) -> str:
+    """A page with its generated parts, in order, as they should be."""
+    done, rest = "", page.read_text()
+    for part in parts:
+        head, begin, rest = rest.partition("<!-- generated -->\n")
+        _, end, rest = rest.partition("<!-- end -->\n")
+        assert begin, f"{page} has lost its marks"
+        assert end, f"{page} has lost its marks"
+        done += f"{head}{begin}{part}\n{end}"
+    return done + rest
 
 
 def pages() -> dict[Path, str]:
     """Every page with a generated part, as it should be."""
-    parts = {"store-format.md": tables(), "what-loads.md": published(), "study.md": columns()}
-    return {DOCS / "cli.md": cli_page(), **{DOCS / name: _filled(DOCS / name, part) for name, part in parts.items()}}
+    parts = {
+        "store-format.md": [tables()], "what-loads.md": [published()],
+        "study.md": [fields("column", COLUMNS), fields("field", FIELDS)],
+    }  # fmt: skip
+    return {DOCS / "cli.md": cli_page(), **{DOCS / name: _filled(DOCS / name, *part) for name, part in parts.items()}}
 
 
 if __name__ == "__main__":

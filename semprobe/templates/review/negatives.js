@@ -1,0 +1,128 @@
+// The desk of negatives: one picture at a time.
+
+import {ask, byId, el, named, onKeys, picture, reviewer, say} from "./review.js";
+
+const concept = document.body.dataset.concept;
+const MARKS = {accepted: "✓", rejected: "✗", unsure: "?", "": "·"};
+const WORDS = {accepted: "accepted", rejected: "rejected", unsure: "unsure", "": "not looked at"};
+const done = []; // verdicts of this page that can be undone: picture, and what it had before
+const pending = new Map(); // verdicts on their way
+let rows = [];
+let at = -1;
+let queue = Promise.resolve();
+
+const open = (row) => row.used && row.verdict === "";
+
+function take(found) {
+  const here = rows[at]?.path;
+  rows = found.rows.map((row) => (pending.has(row.path) ? {...row, verdict: pending.get(row.path)} : row));
+  byId("criteria").textContent = found.criteria || "No criteria were written down: semprobe negatives --criteria says them.";
+  at = rows.findIndex((row) => row.path === here);
+  const next = rows.findIndex(open);
+  if (next >= 0 && (at < 0 || !byId("finished").hidden)) at = next; // a replacement came after the last one
+  if (at < 0 && rows.length) at = 0;
+  if (found.missing) note(`${found.missing} pictures are missing: the pool has no more, or it is not there.`);
+  show();
+}
+
+function note(text) {
+  if ([...byId("notes").children].every((one) => one.textContent !== text)) byId("notes").append(el("li", {textContent: text}));
+}
+
+function show() {
+  const used = rows.filter((row) => row.used);
+  const seen = used.filter((row) => row.verdict !== "").length;
+  const rejected = rows.filter((row) => row.verdict === "rejected").length;
+  Object.assign(byId("done"), {value: seen, max: Math.max(1, used.length)});
+  byId("progress").textContent = `${seen} of ${used.length} looked at; ${rejected} rejected`;
+  byId("finished").hidden = used.some((row) => row.verdict === "");
+  const row = rows[at];
+  byId("large").hidden = !row;
+  for (const button of document.querySelectorAll("[data-verdict]")) {
+    button.disabled = !row;
+    button.setAttribute("aria-pressed", String(Boolean(row) && button.dataset.verdict === row.verdict));
+  }
+  byId("undo").disabled = done.length === 0;
+  byId("strip").replaceChildren(...rows.map(thumbnail));
+  if (!row) return;
+  const name = row.url.split("/").pop() || "picture";
+  const image = byId("picture");
+  if (image.dataset.path !== row.path) {
+    image.src = picture(row.path, 1200);
+    image.dataset.path = row.path;
+  }
+  image.alt = `Picture ${at + 1} of ${rows.length}: ${name}`;
+  const by = row.verdict ? ` ${WORDS[row.verdict]}${row.verified_by ? ` by ${row.verified_by}` : ""}.` : "";
+  byId("about").textContent = `${at + 1} of ${rows.length}: ${name}, from ${row.source || "an unknown source"}.${by}`
+    + (row.used || row.verdict === "rejected" ? "" : " Spare: not used, since enough others are.");
+  byId("strip").children[at]?.scrollIntoView({block: "nearest", inline: "nearest"});
+  const following = rows[(at + 1) % rows.length];
+  new Image().src = picture(following.path, 1200);
+}
+
+function thumbnail(row, place) {
+  const label = `Picture ${place + 1}: ${WORDS[row.verdict]}${row.used || row.verdict === "rejected" ? "" : ", spare"}`;
+  const button = el("button", {type: "button", className: row.verdict || "unseen", attrs: {"aria-label": label}},
+    el("img", {src: picture(row.path, 96), alt: "", loading: "lazy", width: 72, height: 72}),
+    el("span", {textContent: MARKS[row.verdict], attrs: {"aria-hidden": "true"}}));
+  if (place === at) button.setAttribute("aria-current", "true");
+  button.addEventListener("click", () => go(place));
+  return el("li", {}, button);
+}
+
+function go(place) {
+  if (!rows.length) return;
+  at = (place + rows.length) % rows.length;
+  show();
+}
+
+function send(path, verdict) {
+  const by = reviewer();
+  pending.set(path, verdict);
+  queue = queue.then(async () => {
+    try {
+      const found = await ask("verdict", {concept, path, verdict, by});
+      if (pending.get(path) === verdict) pending.delete(path);
+      found.notes.forEach(note);
+      say(`Saved: ${WORDS[verdict]}`);
+      take(found);
+    } catch (error) {
+      pending.delete(path);
+      say(`NOT saved: ${error.message}`, true);
+      await ask(`negatives/${encodeURIComponent(concept)}`).then(take, () => {});
+      go(rows.findIndex((row) => row.path === path));
+    }
+  });
+}
+
+function judge(verdict) {
+  const row = rows[at];
+  if (!row || !named()) return;
+  done.push({path: row.path, verdict: row.verdict});
+  send(row.path, verdict);
+  row.verdict = verdict;
+  const next = [...rows.keys()].map((k) => (at + 1 + k) % rows.length).find((k) => open(rows[k]));
+  if (next !== undefined) at = next;
+  show();
+}
+
+function undo() {
+  const last = done.pop();
+  if (!last || !named()) return;
+  send(last.path, last.verdict);
+  at = rows.findIndex((row) => row.path === last.path);
+  rows[at].verdict = last.verdict;
+  show();
+}
+
+for (const button of document.querySelectorAll("[data-verdict]")) button.addEventListener("click", () => judge(button.dataset.verdict));
+byId("undo").addEventListener("click", undo);
+byId("previous").addEventListener("click", () => go(at - 1));
+byId("next").addEventListener("click", () => go(at + 1));
+onKeys({
+  j: () => judge("accepted"), k: () => judge("rejected"), u: () => judge("unsure"), z: undo,
+  ArrowLeft: () => go(at - 1), ArrowRight: () => go(at + 1),
+});
+
+ask(`negatives/${encodeURIComponent(concept)}`).then(take, (error) => say(error.message, true));
+named();

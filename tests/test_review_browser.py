@@ -1,0 +1,464 @@
+"""The review page as a person sees it: a real browser, a real server in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
+
+import semprobe
+from semprobe import manifest
+from semprobe.cli import main
+from semprobe.collecting import Item, collect
+from semprobe.heatmaps import overlay
+from semprobe.images import read_image
+from semprobe.reviews import Reviews
+from semprobe.sampling import negatives
+from semprobe.study import Study, create
+from tests.conftest import HOSTILE, MODEL, answer, best, draw, write_saev
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+SIZES = ((64, 64), (120, 48), (48, 120))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield launched
+        launched.close()
+
+
+class Desk:
+    """A server of a study that can be killed and started again, and windows onto it."""
+
+    def __init__(self, study: Study, context: BrowserContext, home: Path) -> None:
+        self.study, self.context, self.home = study, context, home
+        self.complaints: list[str] = []
+        self.asked: list[str] = []
+        context.set_default_timeout(15_000)
+        context.on("request", self._asked)
+        context.on("console", self._said)
+        context.on("weberror", lambda error: self.complaints.append(str(error.error)))
+        self.start()
+
+    def _asked(self, request: Request) -> None:
+        self.asked.append(request.url)
+
+    def _said(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.complaints.append(message.text)
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "semprobe.cli", "review", str(self.study.folder), "--no-browser", "--json"]
+        env = {**os.environ, "XDG_CONFIG_HOME": str(self.home), "PYTHONWARNINGS": "ignore"}
+        self.process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        assert self.process.stdout is not None
+        self.url = json.loads("".join(iter(lambda: self.process.stdout.readline(), "}\n")) + "}")["url"]
+
+    def stop(self, how: int = signal.SIGTERM) -> None:
+        self.process.send_signal(how)
+        self.process.wait(20)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def open(self, path: str, by: str = "Ada") -> Page:
+        page = self.context.new_page()
+        page.goto(self.url + path)
+        if by:
+            page.get_by_label("Reviewer").fill(by)
+            page.get_by_label("Reviewer").blur()
+        return page
+
+    def latent(self, at: int = 0) -> tuple[int, Page]:
+        latent = best(self.study, "ball", at)
+        page = self.open(f"latents/ball/{latent}")
+        expect(page.locator("#fields")).to_be_enabled()
+        expect(page.locator("#loading")).to_be_hidden()
+        return latent, page
+
+    def answers(self, latent: int) -> Any:
+        with Reviews(self.study.reviews) as reviews:
+            return next((one for one in reviews.answers() if one.latent == latent), None)
+
+
+def measure(study: Study, sae: Path) -> None:
+    for words in (["extract", "--model", MODEL, "--random-weights", "0"], ["encode", "--sae", str(sae)],
+                  ["score", "--permutations", "200"]):  # fmt: skip
+        words.insert(1, str(study.folder))
+        result = CliRunner().invoke(main, [*words, "--quiet"])
+        assert result.exit_code == 0, result.stderr
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study with six positives, and six negatives drawn from a pool of nine."""
+    folder = tmp_path_factory.mktemp("browser")
+    for at in range(6):
+        draw(folder / "balls" / f"ball {at}.png", (200, 20 * at, 60), SIZES[at % 3])
+    for at in range(9):
+        draw(folder / "pool" / f"{at}.png", (20 * at, 90, 200), SIZES[at % 3])
+    study = create(folder / "study", ["ball"])
+    collect(study, "ball", [Item(str(one), {"reason": "round"}) for one in sorted((folder / "balls").iterdir())])
+    negatives(study, "ball", folder / "pool", number=6, criteria="no ball, not even partly", by="Ada")
+    measure(study, write_saev(folder / "sae.pt"))
+    return folder / "study"
+
+
+@contextmanager
+def desk_of(study: Study, browser: Browser, home: Path, **options: Any) -> Iterator[Desk]:
+    context = browser.new_context(**options)
+    made = Desk(study, context, home)
+    try:
+        yield made
+        assert made.complaints == []
+        assert {re.match("[a-z]+://[^/]+", url)[0] for url in made.asked} == {made.url[: made.url.index("/", 8)]}  # type: ignore[index]
+    finally:
+        context.close()
+        made.stop()
+
+
+@pytest.fixture
+def desk(whole: Path, tmp_path: Path, browser: Browser) -> Iterator[Desk]:
+    shutil.copytree(whole, tmp_path / "study")
+    with desk_of(Study(tmp_path / "study"), browser, tmp_path / "home") as made:
+        yield made
+
+
+def verdicts(study: Study) -> list[str]:
+    return [row["verdict"] for row in study.rows() if row["label"] == "negative"]
+
+
+def until(found: Callable[[], Any], wanted: Any) -> None:
+    for _ in range(100):
+        if found() == wanted:
+            return
+        time.sleep(0.05)
+    assert found() == wanted
+
+
+# negatives
+
+
+def test_negatives_are_judged_by_keys_alone(desk: Desk) -> None:
+    page = desk.open("negatives/ball")
+    expect(page.locator("#criteria")).to_have_text("no ball, not even partly")
+    expect(page.locator("#progress")).to_have_text("0 of 6 looked at; 0 rejected")
+    expect(page.locator("#about")).to_contain_text("1 of 6:")
+    page.keyboard.press("j")
+    expect(page.locator("#progress")).to_have_text("1 of 6 looked at; 0 rejected")
+    page.keyboard.press("k")  # replaced by the next of the order
+    expect(page.locator("#strip li")).to_have_count(7)
+    expect(page.locator("#progress")).to_have_text("1 of 6 looked at; 1 rejected")
+    page.keyboard.press("u")
+    until(lambda: sorted(verdicts(desk.study)), ["", "", "", "", "accepted", "rejected", "unsure"])
+    page.keyboard.press("z")
+    until(lambda: sorted(verdicts(desk.study)), ["", "", "", "", "", "accepted", "rejected"])
+    page.keyboard.press("z")  # the rejection: the replacement is spare now
+    until(lambda: sorted(verdicts(desk.study)), ["", "", "", "", "", "", "accepted"])
+    expect(page.locator("#strip button[aria-label*=spare]")).to_have_count(1)
+    for _ in range(6):
+        page.keyboard.press("j")
+    expect(page.locator("#finished")).to_be_visible()
+    until(lambda: verdicts(desk.study).count("accepted"), 6)
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#about")).to_contain_text("accepted by Ada")
+    rows = [row for row in desk.study.rows() if row["verdict"]]
+    assert {row["verified_by"] for row in rows} == {"Ada"}
+    assert {row["criteria"] for row in rows} == {"no ball, not even partly"}
+
+
+def test_nothing_is_judged_without_a_name_or_while_typing(desk: Desk) -> None:
+    page = desk.open("negatives/ball", by="")
+    expect(page.locator("#about")).to_contain_text("1 of 6:")
+    page.get_by_label("Reviewer").press_sequentially("jku")
+    page.get_by_label("Reviewer").fill("")
+    page.get_by_label("Reviewer").blur()
+    page.keyboard.press("j")
+    expect(page.locator("#status")).to_have_text("Say who you are first.")
+    expect(page.get_by_label("Reviewer")).to_be_focused()
+    assert set(verdicts(desk.study)) == {""}
+
+
+def test_a_verdict_that_can_not_be_saved_is_taken_back(desk: Desk) -> None:
+    page = desk.open("negatives/ball")
+    expect(page.locator("#about")).to_contain_text("1 of 6:")
+    desk.stop(signal.SIGKILL)
+    page.keyboard.press("j")
+    expect(page.locator("#status")).to_contain_text("NOT saved: semprobe review does not answer")
+    desk.start()
+    page.reload()
+    page.keyboard.press("j")
+    until(lambda: verdicts(desk.study).count("accepted"), 1)
+    assert all("ERR_CONNECTION" in one for one in desk.complaints)
+    desk.complaints.clear()
+
+
+# latents
+
+
+def test_what_is_typed_is_saved_and_survives_a_kill(desk: Desk) -> None:
+    latent, page = desk.latent()
+    box = page.get_by_label("Hypothesis")
+    box.fill("round things")
+    expect(page.locator("#status")).to_contain_text("Saved")
+    until(lambda: desk.answers(latent).hypothesis, "round things")
+    desk.stop(signal.SIGKILL)
+    assert desk.answers(latent).hypothesis == "round things"
+    box.fill("round things, also wheels")  # nobody hears that
+    expect(page.locator("#status")).to_contain_text("NOT saved")
+    desk.start()
+    until(lambda: desk.answers(latent).hypothesis, "round things, also wheels")
+    expect(page.locator("#status")).to_contain_text("Saved")
+    page.get_by_label("Caveats").fill("typed while nobody listened")
+    expect(page.locator("#status")).to_contain_text("Saved")
+    page.reload()
+    expect(page.get_by_label("Hypothesis")).to_have_value("round things, also wheels")
+    expect(page.get_by_label("Caveats")).to_have_value("typed while nobody listened")
+    desk.complaints = [one for one in desk.complaints if "ERR_CONNECTION" not in one]
+
+
+def test_a_window_that_died_too_loses_nothing(desk: Desk) -> None:
+    latent, page = desk.latent()
+    desk.stop(signal.SIGKILL)
+    page.get_by_label("Hypothesis").fill("typed into the void")
+    page.close()
+    desk.start()
+    again = desk.open(f"latents/ball/{latent}")
+    expect(again.get_by_label("Hypothesis")).to_have_value("typed into the void")
+    until(lambda: desk.answers(latent).hypothesis, "typed into the void")
+    desk.complaints = [one for one in desk.complaints if "ERR_CONNECTION" not in one]
+
+
+def test_two_windows_on_one_latent_lose_nothing(desk: Desk) -> None:
+    latent, first = desk.latent()
+    _, second = desk.latent()
+    first.get_by_label("Failure modes").fill("at night")
+    expect(first.locator("#status")).to_contain_text("Saved")
+    second.get_by_label("Failure modes").fill("in snow")
+    expect(second.locator("#failure_modes-conflict")).to_contain_text("at night")
+    second.get_by_role("button", name="Add it below").click()
+    until(lambda: desk.answers(latent).failure_modes, "in snow\nat night")
+    first.bring_to_front()
+    first.evaluate("window.dispatchEvent(new Event('focus'))")
+    expect(first.get_by_label("Failure modes")).to_have_value("in snow\nat night")
+    with Reviews(desk.study.reviews) as reviews:
+        assert [one.value for one in reviews.history()] == ["at night", "in snow", "in snow\nat night"]
+
+
+def test_a_reviewer_who_leaves_while_typing_keeps_the_words(desk: Desk) -> None:
+    latent, page = desk.latent()
+    page.get_by_label("Caveats").fill("Ada's own")
+    page.get_by_label("Reviewer").fill("Ben")
+    page.get_by_label("Reviewer").blur()
+    expect(page.get_by_label("Caveats")).to_have_value("")
+    page.get_by_label("Caveats").fill("Ben's own")
+    expect(page.locator("#status")).to_contain_text("Saved")
+    with Reviews(desk.study.reviews) as reviews:
+        until(
+            lambda: {(one.reviewer, one.caveats) for one in reviews.answers()},
+            {("Ada", "Ada's own"), ("Ben", "Ben's own")},
+        )
+    assert latent == best(desk.study, "ball")
+
+
+def test_pictures_are_picked_as_evidence(desk: Desk) -> None:
+    latent, page = desk.latent()
+    tile = page.locator("#galleries .tile").first
+    tile.get_by_role("button", name="Evidence for").click()
+    expect(tile.get_by_role("button", name="Evidence for")).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("#pictures_for li")).to_have_count(1)
+    page.locator("#galleries .tile").nth(1).get_by_role("button", name="Evidence against").press("Enter")
+    expect(page.locator("#pictures_against li")).to_have_count(1)
+    found = desk.answers(latent)
+    assert len(found.pictures_for) == len(found.pictures_against) == 1
+    page.locator("#pictures_for button").click()
+    expect(page.locator("#pictures_for li")).to_have_count(0)
+    until(lambda: desk.answers(latent).pictures_for, ())
+
+
+def test_verdict_others_and_kappa(desk: Desk) -> None:
+    latent = best(desk.study, "ball")
+    answer(desk.study, "Ben", "ball", latent, verdict="rejected", caveats="only red ones")
+    _, page = desk.latent()
+    expect(page.locator("#others")).to_contain_text("1 has answered; what, is shown once you have given a verdict.")
+    expect(page.locator("#others")).not_to_contain_text("only red ones")
+    page.get_by_label("validated", exact=True).check()
+    expect(page.locator("#others")).to_contain_text("only red ones")
+    expect(page.locator("#others")).to_contain_text("Cohen’s kappa 0.00")
+    page.locator("#history summary").click()
+    expect(page.locator("#history li").first).to_contain_text("Ada")
+    desk.open("", by="")
+    expect(desk.context.pages[-1].locator("body")).to_contain_text("disputed")
+
+
+def test_numbers_and_any_latent(desk: Desk) -> None:
+    latent, page = desk.latent()
+    scores = semprobe.open_store(desk.study.scores).load().sel(concept="ball")
+    expect(page.locator("#numbers")).to_contain_text(f"{float(scores['f1'][latent]):.3f}")
+    expect(page.locator("#numbers")).to_contain_text(f"{float(scores['floor_f1']):.3f}: fires on every image")
+    page.locator("#chance summary").click()
+    image = page.locator("#chance img")
+    expect(image).to_be_visible()
+    page.wait_for_function("document.querySelector('#chance img').naturalWidth > 100")
+    page.get_by_label("Any latent").fill("7")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Latent 7 for")
+
+
+def test_heat_lies_where_the_report_paints_it(desk: Desk) -> None:
+    """The canvas of every shape of picture against `overlay`, pixel by pixel."""
+    latent, page = desk.latent()
+    page.locator("#strength").fill("60")
+    found = page.evaluate("path => fetch(path).then(answer => answer.json())", f"../../api/latents/ball/{latent}")
+    scores = semprobe.open_store(desk.study.scores).load()
+    shapes = set()
+    for place, picture in enumerate(one for gallery in found["galleries"] for one in gallery["pictures"]):
+        canvas = page.locator("#galleries .frame canvas").nth(place)
+        canvas.scroll_into_view_if_needed()
+        page.wait_for_function("canvas => canvas.width > 0 && canvas.width !== 300", arg=canvas.element_handle())
+        given = canvas.evaluate("c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]")
+        size = canvas.evaluate("c => [c.width, c.height]")
+        shown = Image.frombytes("RGBA", tuple(size), bytes(given)).convert("RGB")
+        crop = scores["crop"].sel(image=picture["image"]).values
+        whole = read_image(desk.study.image(picture["image"]))
+        wanted = overlay(whole, semprobe_heat(picture), crop, maximum=found["largest_code"], edge=max(size))
+        assert shown.size == wanted.size
+        differs = abs(float(_mean(shown)) - float(_mean(wanted)))
+        assert differs < 2, (picture["image"], differs)
+        far = sum(max(abs(a - b) for a, b in zip(*pair, strict=True)) > 24
+                  for pair in zip(shown.getdata(), wanted.getdata(), strict=True))  # fmt: skip
+        assert far <= 0.02 * size[0] * size[1], (picture["image"], far)
+        shapes.add((whole.width > whole.height) - (whole.width < whole.height))
+    assert shapes == {-1, 0, 1}
+    box = page.locator("#galleries .frame").first.bounding_box()
+    over = page.locator("#galleries .frame canvas").first.bounding_box()
+    assert box == over
+
+
+def semprobe_heat(picture: dict[str, Any]) -> Any:
+    import numpy as np
+
+    return np.array(picture["heat"], dtype=np.float32)
+
+
+def _mean(image: Image.Image) -> float:
+    import numpy as np
+
+    return np.asarray(image, dtype=float).mean()
+
+
+def test_values_by_mouse_and_by_keys(desk: Desk) -> None:
+    _, page = desk.latent()
+    tile = page.locator("#galleries .tile").first
+    tile.locator(".frame").hover()
+    expect(tile.locator("output")).to_contain_text(re.compile(r"row \d+, column \d+: code|not seen by the model"))
+    tile.locator(".look").press("Enter")
+    expect(page.locator("#zoom")).to_be_visible()
+    page.keyboard.press("ArrowDown")
+    first = page.locator("#zoom-value").text_content()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#zoom-value")).not_to_have_text(str(first))
+    page.keyboard.press("Escape")
+    expect(page.locator("#zoom")).to_be_hidden()
+    page.keyboard.press("h")
+    expect(page.locator("#heat")).not_to_be_checked()
+    expect(page.locator("#galleries canvas").first).to_be_hidden()
+
+
+def test_blinded_latents_are_told_apart_at_the_end(desk: Desk) -> None:
+    page = desk.open("latents/ball/blind-1")
+    number = page.locator(".chooser a").count()
+    assert number == 10
+    expect(page.locator("#loading")).to_be_hidden()
+    assert page.locator("#numbers").count() == 0
+    for at in range(1, number + 1):
+        page.goto(f"{desk.url}latents/ball/blind-{at}")
+        expect(page.locator("#fields")).to_be_enabled()
+        expect(page.locator("#unblinded")).to_be_hidden()
+        page.get_by_label("rejected", exact=True).check()
+        expect(page.locator("#status")).to_contain_text("Saved")
+    expect(page.locator("#unblinded")).to_contain_text("You validated 0 of the 5 best latents and 0 of 5 random ones.")
+
+
+# widths, keys, hostile words
+
+
+@pytest.mark.parametrize("path", ["", "negatives/ball", "latents/ball/{best}", "latents/ball/blind-1"])
+def test_a_telephone_is_wide_enough(whole: Path, tmp_path: Path, browser: Browser, path: str) -> None:
+    shutil.copytree(whole, tmp_path / "study")
+    study = Study(tmp_path / "study")
+    with desk_of(study, browser, tmp_path / "home", viewport={"width": 375, "height": 700}) as desk:
+        page = desk.open(path.format(best=best(study, "ball")))
+        page.wait_for_load_state("networkidle")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 375
+        for image in page.locator("img").all():
+            assert image.get_attribute("alt") is not None
+        unnamed = page.locator("button, a, input, textarea").evaluate_all(
+            "all => all.filter(e => e.offsetParent && !(e.textContent.trim() || e.ariaLabel || e.labels?.length))"
+            ".map(e => e.outerHTML)"
+        )
+        assert unnamed == []
+
+
+def test_everything_is_reached_by_the_tab_key(desk: Desk) -> None:
+    _, page = desk.latent()
+    wanted = {"heat", "strength", "hypothesis", "caveats", "reviewer", "number"}
+    page.evaluate("document.body.focus()")
+    for _ in range(200):
+        page.keyboard.press("Tab")
+        wanted.discard(str(page.evaluate("document.activeElement.id")))
+        if not wanted:
+            break
+    assert wanted == set()
+
+
+def test_hostile_words_are_only_words(whole: Path, tmp_path: Path, browser: Browser) -> None:
+    shutil.copytree(whole, tmp_path / "study")
+    study = Study(tmp_path / "study")
+    columns, rows = manifest.read(study.manifest)
+    for at, row in enumerate(rows):
+        row |= {
+            "url": HOSTILE[at % len(HOSTILE)],
+            "source": HOSTILE[(at + 3) % len(HOSTILE)],
+            "reason": HOSTILE[at % 5],
+        }
+    study._write(columns, rows)
+    study.change(lambda about: about["samplings"].clear())  # urls are names of the pool no more
+    study.set_criteria("ball", HOSTILE[0] + HOSTILE[1])
+    latent = best(study, "ball")
+    for text in HOSTILE:
+        answer(study, "<i>Eve</i>", "ball", latent, hypothesis=text, caveats=text, verdict="rejected")
+    with desk_of(study, browser, tmp_path / "home") as desk:
+        for path in ("", "negatives/ball", f"latents/ball/{latent}"):
+            page = desk.open(path)
+            page.on("dialog", lambda dialog: desk.complaints.append(dialog.message))
+            page.wait_for_load_state("networkidle")
+            if path.startswith("latents"):
+                page.get_by_label("rejected", exact=True).check()
+                expect(page.locator("#others")).to_contain_text("<i>Eve</i>")
+            assert page.locator("script").count() == 1
+            assert page.locator("i, [onerror], [onload], [onmouseover]").count() == 0
+            assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0

@@ -1,0 +1,238 @@
+"""Answers: every change a row, nothing lost, agreement, damage told in plain words."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+from sklearn.metrics import cohen_kappa_score
+
+from semprobe.errors import StudyError
+from semprobe.manifest import MAX_CELL
+from semprobe.reviews import FIELDS, Answer, Reviews, cohen_kappa
+from semprobe.study import Study
+from tests.conftest import HOSTILE, answer
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def reviews(tmp_path: Path) -> Iterator[Reviews]:
+    with Reviews(tmp_path / "review.sqlite") as opened:
+        yield opened
+
+
+def test_answers_are_what_changes_add_up_to(reviews: Reviews) -> None:
+    reviews.set("Ada", "wheel", 3, "hypothesis", "rims")
+    reviews.set(" Ada ", "wheel", 3, "hypothesis", "rims of cars")
+    reviews.set("Ada", "wheel", 3, "verdict", "validated")
+    reviews.set("Ada", "wheel", 3, "verdict", "unclear", blinded=True)
+    reviews.set("Ben", "wheel", 3, "verdict", "rejected")
+    for image, picked in (("a", True), ("b", True), ("a", False), ("c", True), ("b", True)):
+        reviews.pick("Ada", "wheel", 3, "pictures_for", image, picked=picked)
+    first, blinded, other = reviews.answers()
+    at = reviews.history()[-1].at
+    assert first == Answer(
+        "Ada", "wheel", 3, False, at=at, verdict="validated", hypothesis="rims of cars", pictures_for=("c", "b")
+    )
+    assert (blinded.verdict, blinded.blinded, blinded.hypothesis) == ("unclear", True, "")
+    assert (other.reviewer, other.verdict) == ("Ben", "rejected")
+    assert [one.value for one in reviews.history("wheel", 3) if one.field == "hypothesis"] == ["rims", "rims of cars"]
+    assert reviews.history("fur") == []
+
+
+def test_two_windows_on_one_field_are_told_of_each_other(reviews: Reviews) -> None:
+    first = reviews.set("Ada", "wheel", 3, "caveats", "one", seen=0)
+    second = reviews.set("Ada", "wheel", 3, "caveats", "two", seen=0)
+    third = reviews.set("Ada", "wheel", 3, "caveats", "three", seen=second.change.id)
+    reviews.set("Ben", "wheel", 3, "caveats", "mine", seen=0)
+    assert (first.others, second.others, third.others) == ([], [first.change], [])
+    assert len(reviews.history()) == 4
+
+
+def test_no_row_ever_changes(reviews: Reviews) -> None:
+    reviews.set("Ada", "wheel", 3, "caveats", "one")
+    with sqlite3.connect(reviews.path) as base:
+        for words in ("UPDATE change SET value = 'x'", "DELETE FROM change"):
+            with pytest.raises(sqlite3.IntegrityError, match="only ever added"):
+                base.execute(words)
+    base.close()
+    assert [one.value for one in reviews.history()] == ["one"]
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, "\ud800", "", "x" * MAX_CELL])
+def test_text_is_saved_as_typed(reviews: Reviews, text: str) -> None:
+    reviews.set("Ada", "wheel", 3, "evidence_for", text)
+    kept = text.encode("utf-8", "backslashreplace").decode()
+    assert reviews.answers()[0].evidence_for == kept
+    assert json.loads(json.dumps(reviews.export()))["answers"][0]["evidence_for"] == kept
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("", "wheel", 3, "verdict", "validated"), "name"),
+        (("x" * 101, "wheel", 3, "verdict", "validated"), "name"),
+        (("a\u202eb", "wheel", 3, "verdict", "validated"), "visible"),
+        (("Ada", "wheel", 3, "verdict", "maybe"), "expected validated, rejected, unclear"),
+        (("Ada", "wheel", 3, "pictures_for", "a"), "no field"),
+        (("Ada", "wheel", 3, "caveats", "x" * (MAX_CELL + 1)), "the limit is 100,000"),
+        (("Ada", "wheel", -1, "caveats", "x"), "no latent"),
+    ],
+)
+def test_what_is_no_answer_is_refused(reviews: Reviews, given: tuple[str, str, int, str, str], said: str) -> None:
+    with pytest.raises(StudyError, match=said):
+        reviews.set(*given)
+    assert reviews.history() == []
+    with pytest.raises(StudyError, match="no field"):
+        reviews.pick("Ada", "wheel", 3, "caveats", "a")
+
+
+def test_kappa_is_scikit_learns(reviews: Reviews) -> None:
+    rng = np.random.default_rng(0)
+    words = np.array(["validated", "rejected", "unclear"])
+    first = words[rng.integers(0, 3, 40)]
+    second = np.where(rng.random(40) < 0.6, first, words[rng.integers(0, 3, 40)])
+    for latent, (one, other) in enumerate(zip(first, second, strict=True)):
+        reviews.set("Ada", "wheel", latent, "verdict", one)
+        reviews.set("Ben", "wheel", latent, "verdict", other)
+    reviews.set("Ada", "fur", 1, "verdict", "validated")
+    reviews.set("Cay", "fur", 2, "verdict", "validated")
+    (found,) = reviews.kappa()
+    assert (found.first, found.second, found.judged) == ("Ada", "Ben", 40)
+    assert found.kappa == pytest.approx(cohen_kappa_score(first, second), abs=1e-12)
+    assert reviews.kappa("fur") == reviews.kappa(blinded=True) == []
+
+
+def test_kappa_by_hand() -> None:
+    assert cohen_kappa([("a", "a"), ("b", "b")]) == 1
+    assert cohen_kappa([("a", "b"), ("b", "a")]) == -1
+    assert math.isnan(cohen_kappa([]))
+    assert math.isnan(cohen_kappa([("a", "a")]))
+
+
+# the file
+
+
+def _write_many(path: Path, who: str) -> None:
+    with Reviews(path) as opened:
+        for at in range(40):
+            opened.set(who, "wheel", at, "caveats", f"{who} {at}")
+
+
+def test_processes_and_threads_lose_nothing(tmp_path: Path) -> None:
+    path, context = tmp_path / "review.sqlite", multiprocessing.get_context("spawn")
+    Reviews(path).close()
+    writers = [context.Process(target=_write_many, args=(path, who)) for who in ("Ada", "Ben")]
+    for one in writers:
+        one.start()
+    for one in writers:
+        one.join(60)
+        assert one.exitcode == 0
+    with Reviews(path) as opened:
+        assert len(opened.history()) == 80
+        assert len({(one.reviewer, one.latent) for one in opened.answers()}) == 80
+
+
+def test_what_was_saved_outlives_a_kill(tmp_path: Path) -> None:
+    path = tmp_path / "review.sqlite"
+    code = (
+        "import os, signal, sys\nfrom semprobe.reviews import Reviews\nopened = Reviews(sys.argv[1])\n"
+        "for at in range(5): opened.set('Ada', 'wheel', at, 'caveats', 'text')\nos.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == -9
+    with Reviews(path) as opened:
+        assert len(opened.answers()) == 5
+
+
+def _damaged(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[4096:] = b"\xff" * (len(data) - 4096)
+    path.write_bytes(data)
+
+
+def _of_something_else(path: Path) -> None:
+    path.unlink()
+    with sqlite3.connect(path) as base:
+        base.execute("CREATE TABLE songs (name TEXT)")
+    base.close()
+
+
+def _later(path: Path) -> None:
+    with sqlite3.connect(path) as base:
+        base.execute("PRAGMA user_version = 99")
+    base.close()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda path: path.write_bytes(b""), "is empty"),
+        (lambda path: path.write_bytes(path.read_bytes()[:5000]), "damaged"),
+        (lambda path: path.write_bytes(b"no database at all" * 300), "damaged or no SQLite file"),
+        (_damaged, "damaged"),
+        (_of_something_else, "something else"),
+        (_later, "version 99"),
+    ],
+)
+def test_a_spoilt_file_is_told_and_left_alone(tmp_path: Path, spoil: Callable[[Path], None], said: str) -> None:
+    path = tmp_path / "review.sqlite"
+    with Reviews(path) as opened:
+        for at in range(100):
+            opened.set("Ada", "wheel", at, "caveats", "text" * 50)
+    spoil(path)
+    before = path.read_bytes()
+    with pytest.raises(StudyError, match=said) as told:
+        Reviews(path)
+    assert str(path) in str(told.value)
+    assert path.read_bytes() == before
+
+
+def test_a_locked_file_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "review.sqlite"
+    with Reviews(path, timeout=0.1) as opened:
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StudyError, match="locked by another program, nothing was written"):
+            opened.set("Ada", "wheel", 3, "caveats", "text")
+        other.execute("ROLLBACK")
+        other.close()
+        opened.set("Ada", "wheel", 3, "caveats", "text")
+        assert len(opened.history()) == 1
+
+
+# semprobe review --export
+
+
+def test_export_has_everything(made: Study, run: Run, tmp_path: Path) -> None:
+    answer(made, "Ada", "t-shirt", 3, verdict="validated", hypothesis="collars\u202e")
+    answer(made, "Ben", "t-shirt", 3, verdict="validated")
+    to = tmp_path / "answers.json"
+    run("review", made.folder, "--export", to)
+    found = json.loads(to.read_text())
+    assert json.loads(run("review", made.folder, "--export", "-").stdout) == found
+    assert found["semprobe_answers"] == 1
+    assert set(found["answers"][0]) == {"reviewer", "concept", "latent", "blinded", "at", *FIELDS}
+    assert len(found["changes"]) == 3
+    assert found["agreement"] == [{"blinded": False, "first": "Ada", "second": "Ben", "judged": 1, "kappa": None}]
+    assert "is here already" in run("review", made.folder, "--export", to, code=1).stderr
+    run("review", made.folder, "--export", to, "--overwrite")
+    assert "can't be a file" in run("review", made.folder, "--export", tmp_path / "no" / "a.json", code=1).stderr
+
+
+def test_nothing_to_export_is_told(made: Study, run: Run, tmp_path: Path) -> None:
+    assert "nobody has answered" in run("review", made.folder, "--export", tmp_path / "a.json", code=1).stderr
+    assert not made.reviews.exists()
+    assert "is no study" in run("review", tmp_path, "--export", "-", code=1).stderr
+    made.reviews.write_bytes(b"rubbish" * 1000)
+    assert "damaged" in run("review", made.folder, "--export", "-", code=1).stderr
+    assert "damaged" in run("review", made.folder, "--no-browser", code=1).stderr
