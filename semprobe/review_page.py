@@ -28,7 +28,7 @@ from semprobe.study import Study
 
 _LOOKS = 24  # of latents that are kept
 _PICTURES = 256  # encoded pictures that are kept
-_QUALITY = 88
+_QUALITY = 90
 
 
 @dataclass
@@ -286,5 +286,5 @@ def _change(one: Change) -> dict[str, Any]:
 
 def _jpeg(picture: Image.Image) -> bytes:
     out = io.BytesIO()
-    picture.save(out, "JPEG", quality=_QUALITY)
+    picture.save(out, "JPEG", quality=_QUALITY, subsampling=0)  # colours as sharp as the rest
     return out.getvalue()

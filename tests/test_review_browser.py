@@ -15,21 +15,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from click.testing import CliRunner
-from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
 
 import semprobe
 from semprobe import manifest
-from semprobe.cli import main
 from semprobe.collecting import Item, collect
 from semprobe.heatmaps import overlay
 from semprobe.images import read_image
 from semprobe.reviews import Reviews
 from semprobe.sampling import negatives
 from semprobe.study import Study, create
-from tests.conftest import HOSTILE, MODEL, answer, best, draw, write_saev
+from tests.conftest import HOSTILE, answer, best, draw, measure, write_saev
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -77,6 +75,11 @@ class Desk:
         assert self.process.stdout is not None
         self.url = json.loads("".join(iter(lambda: self.process.stdout.readline(), "}\n")) + "}")["url"]
 
+    def forgive(self) -> None:
+        """What a browser says of a server that was killed is no fault of the page."""
+        gone = ("ERR_CONNECTION", "ERR_EMPTY_RESPONSE", "ERR_INCOMPLETE")
+        self.complaints = [one for one in self.complaints if not any(word in one for word in gone)]
+
     def stop(self, how: int = signal.SIGTERM) -> None:
         self.process.send_signal(how)
         self.process.wait(20)
@@ -87,8 +90,8 @@ class Desk:
         page = self.context.new_page()
         page.goto(self.url + path)
         if by:
-            page.get_by_label("Reviewer").fill(by)
-            page.get_by_label("Reviewer").blur()
+            page.locator("#reviewer").fill(by)
+            page.locator("#reviewer").blur()
         return page
 
     def latent(self, at: int = 0) -> tuple[int, Page]:
@@ -103,14 +106,6 @@ class Desk:
             return next((one for one in reviews.answers() if one.latent == latent), None)
 
 
-def measure(study: Study, sae: Path) -> None:
-    for words in (["extract", "--model", MODEL, "--random-weights", "0"], ["encode", "--sae", str(sae)],
-                  ["score", "--permutations", "200"]):  # fmt: skip
-        words.insert(1, str(study.folder))
-        result = CliRunner().invoke(main, [*words, "--quiet"])
-        assert result.exit_code == 0, result.stderr
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study with six positives, and six negatives drawn from a pool of nine."""
@@ -120,7 +115,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for at in range(9):
         draw(folder / "pool" / f"{at}.png", (20 * at, 90, 200), SIZES[at % 3])
     study = create(folder / "study", ["ball"])
-    collect(study, "ball", [Item(str(one), {"reason": "round"}) for one in sorted((folder / "balls").iterdir())])
+    items = [Item(str(one), {"reason": "round"}) for one in sorted((folder / "balls").iterdir())]
+    assert {one.state for one in collect(study, "ball", items)} == {"added"}
     negatives(study, "ball", folder / "pool", number=6, criteria="no ball, not even partly", by="Ada")
     measure(study, write_saev(folder / "sae.pt"))
     return folder / "study"
@@ -193,12 +189,12 @@ def test_negatives_are_judged_by_keys_alone(desk: Desk) -> None:
 def test_nothing_is_judged_without_a_name_or_while_typing(desk: Desk) -> None:
     page = desk.open("negatives/ball", by="")
     expect(page.locator("#about")).to_contain_text("1 of 6:")
-    page.get_by_label("Reviewer").press_sequentially("jku")
-    page.get_by_label("Reviewer").fill("")
-    page.get_by_label("Reviewer").blur()
+    page.locator("#reviewer").press_sequentially("jku")
+    page.locator("#reviewer").fill("")
+    page.locator("#reviewer").blur()
     page.keyboard.press("j")
     expect(page.locator("#status")).to_have_text("Say who you are first.")
-    expect(page.get_by_label("Reviewer")).to_be_focused()
+    expect(page.locator("#reviewer")).to_be_focused()
     assert set(verdicts(desk.study)) == {""}
 
 
@@ -210,10 +206,10 @@ def test_a_verdict_that_can_not_be_saved_is_taken_back(desk: Desk) -> None:
     expect(page.locator("#status")).to_contain_text("NOT saved: semprobe review does not answer")
     desk.start()
     page.reload()
+    expect(page.locator("#progress")).to_have_text("0 of 6 looked at; 0 rejected")
     page.keyboard.press("j")
     until(lambda: verdicts(desk.study).count("accepted"), 1)
-    assert all("ERR_CONNECTION" in one for one in desk.complaints)
-    desk.complaints.clear()
+    desk.forgive()
 
 
 # latents
@@ -237,7 +233,7 @@ def test_what_is_typed_is_saved_and_survives_a_kill(desk: Desk) -> None:
     page.reload()
     expect(page.get_by_label("Hypothesis")).to_have_value("round things, also wheels")
     expect(page.get_by_label("Caveats")).to_have_value("typed while nobody listened")
-    desk.complaints = [one for one in desk.complaints if "ERR_CONNECTION" not in one]
+    desk.forgive()
 
 
 def test_a_window_that_died_too_loses_nothing(desk: Desk) -> None:
@@ -249,7 +245,7 @@ def test_a_window_that_died_too_loses_nothing(desk: Desk) -> None:
     again = desk.open(f"latents/ball/{latent}")
     expect(again.get_by_label("Hypothesis")).to_have_value("typed into the void")
     until(lambda: desk.answers(latent).hypothesis, "typed into the void")
-    desk.complaints = [one for one in desk.complaints if "ERR_CONNECTION" not in one]
+    desk.forgive()
 
 
 def test_two_windows_on_one_latent_lose_nothing(desk: Desk) -> None:
@@ -271,8 +267,8 @@ def test_two_windows_on_one_latent_lose_nothing(desk: Desk) -> None:
 def test_a_reviewer_who_leaves_while_typing_keeps_the_words(desk: Desk) -> None:
     latent, page = desk.latent()
     page.get_by_label("Caveats").fill("Ada's own")
-    page.get_by_label("Reviewer").fill("Ben")
-    page.get_by_label("Reviewer").blur()
+    page.locator("#reviewer").fill("Ben")
+    page.locator("#reviewer").blur()
     expect(page.get_by_label("Caveats")).to_have_value("")
     page.get_by_label("Caveats").fill("Ben's own")
     expect(page.locator("#status")).to_contain_text("Saved")
@@ -341,33 +337,18 @@ def test_heat_lies_where_the_report_paints_it(desk: Desk) -> None:
         page.wait_for_function("canvas => canvas.width > 0 && canvas.width !== 300", arg=canvas.element_handle())
         given = canvas.evaluate("c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]")
         size = canvas.evaluate("c => [c.width, c.height]")
-        shown = Image.frombytes("RGBA", tuple(size), bytes(given)).convert("RGB")
+        shown = np.array(given, dtype=np.uint8).reshape(size[1], size[0], 4)[..., :3].astype(int)
         crop = scores["crop"].sel(image=picture["image"]).values
         whole = read_image(desk.study.image(picture["image"]))
-        wanted = overlay(whole, semprobe_heat(picture), crop, maximum=found["largest_code"], edge=max(size))
-        assert shown.size == wanted.size
-        differs = abs(float(_mean(shown)) - float(_mean(wanted)))
-        assert differs < 2, (picture["image"], differs)
-        far = sum(max(abs(a - b) for a, b in zip(*pair, strict=True)) > 24
-                  for pair in zip(shown.getdata(), wanted.getdata(), strict=True))  # fmt: skip
-        assert far <= 0.02 * size[0] * size[1], (picture["image"], far)
+        wanted = overlay(whole, np.array(picture["heat"]), crop, maximum=found["largest_code"], edge=max(size))
+        differs = np.abs(shown - np.asarray(wanted)).max(-1)  # JPEG, and two ways to make a picture smaller
+        assert differs.mean() < 3, picture["image"]
+        assert (differs > 24).mean() < 0.002, picture["image"]
         shapes.add((whole.width > whole.height) - (whole.width < whole.height))
     assert shapes == {-1, 0, 1}
     box = page.locator("#galleries .frame").first.bounding_box()
     over = page.locator("#galleries .frame canvas").first.bounding_box()
     assert box == over
-
-
-def semprobe_heat(picture: dict[str, Any]) -> Any:
-    import numpy as np
-
-    return np.array(picture["heat"], dtype=np.float32)
-
-
-def _mean(image: Image.Image) -> float:
-    import numpy as np
-
-    return np.asarray(image, dtype=float).mean()
 
 
 def test_values_by_mouse_and_by_keys(desk: Desk) -> None:

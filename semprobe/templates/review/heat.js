@@ -36,7 +36,7 @@ export function paint(canvas, image, picture, largest, opacity, cursor = null) {
   const pen = canvas.getContext("2d");
   pen.drawImage(image, 0, 0);
   if (!picture.heat) return;
-  const {crop, heat} = picture;
+  const {heat} = picture;
   const fill = (x, y, w, h, style, cover) => {
     pen.globalCompositeOperation = "saturation"; // or colours of picture and code mix
     pen.globalAlpha = 1;
@@ -50,7 +50,9 @@ export function paint(canvas, image, picture, largest, opacity, cursor = null) {
   pen.save();
   pen.beginPath();
   pen.rect(0, 0, width, height);
-  pen.rect(crop[0] * width, crop[1] * height, (crop[2] - crop[0]) * width, (crop[3] - crop[1]) * height);
+  const first = box(picture, 0, 0, width, height);
+  const last = box(picture, heat.length - 1, heat[0].length - 1, width, height);
+  pen.rect(first[0], first[1], last[2] - first[0], last[3] - first[1]);
   pen.clip("evenodd");
   fill(0, 0, width, height, "rgb(96 96 96)", 0.6);
   pen.restore();
