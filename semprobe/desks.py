@@ -42,7 +42,7 @@ def negatives(study: Study, concept: str) -> dict[str, Any]:
     name, about, used = study.check_concept(concept), study.about(), study.used()
     mine = [row for row in study.rows() if (row["concept"], row["label"]) == (name, "negative")]
     kept = {row["path"] for row in used if row["concept"] == name}
-    missing, place = 0, {}
+    missing, place = 0, dict[str, tuple[int, bytes]]()
     for number, sampling in enumerate(about["samplings"], 1):
         drawn = [row for row in mine if is_drawn(row, sampling, number)]
         place |= {row["path"]: (number, order_key(sampling["seed"], row["url"])) for row in drawn}

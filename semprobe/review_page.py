@@ -64,7 +64,8 @@ class Page:
     def __init__(self, study: Study, reviews: Reviews, scored: Callable[[], Scored], by: str = "") -> None:
         self.study, self.reviews, self.by = study, reviews, by
         self.name = os.path.basename(os.path.abspath(study.folder))
-        self._open, self._scored = scored, None
+        self._open = scored
+        self._scored: Scored | None = None
         self._opening, self._working = RLock(), RLock()  # dask and matplotlib, too, are for one thread at a time
         self._templates = environment(html=True)
         self._looks: dict[tuple[str, int], Look] = {}

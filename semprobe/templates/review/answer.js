@@ -137,7 +137,7 @@ export function follow(here, concept) {
       }
       localStorage.removeItem(draft(field));
       seen[field] = found.seen[field] ?? 0;
-      if (value(field) !== found.mine[field]) fill(field, found.mine[field]);
+      if (field === "verdict" || value(field) !== found.mine[field]) fill(field, found.mine[field]);
     }
     for (const field of PICTURES) {
       picked[field] = found.mine[field];

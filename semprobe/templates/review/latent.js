@@ -65,15 +65,15 @@ function tile(picture) {
   const button = el("button", {type: "button", className: "look", attrs: {"aria-label": `Enlarge ${picture.alt}`}}, made);
   button.addEventListener("click", () => enlarge(picture));
   const total = picture.patch_sum === null ? "" : `patch sum ${short(picture.patch_sum)}`;
-  const value = el("output", {});
+  const value = el("output", {textContent: total});
   made.addEventListener("mousemove", (event) => {
     const {left, top, width, height} = made.getBoundingClientRect();
     const spot = patchAt(picture, (event.clientX - left) / width, (event.clientY - top) / height);
-    value.textContent = spot ? at(picture, spot) : picture.heat ? "not seen by the model" : "";
+    value.textContent = spot ? at(picture, spot) : picture.heat ? "not seen by the model" : total;
   });
-  made.addEventListener("mouseleave", () => { value.textContent = ""; });
+  made.addEventListener("mouseleave", () => { value.textContent = total; });
   return el("div", {className: "tile"}, button, picture.told ? el("span", {textContent: picture.told}) : null,
-    el("span", {textContent: total}), value, answer.picks(picture.image, picture.alt));
+    value, answer.picks(picture.image, picture.alt));
 }
 
 function gallery(found) {

@@ -55,7 +55,8 @@ function show() {
   const by = row.verdict ? ` ${WORDS[row.verdict]}${row.verified_by ? ` by ${row.verified_by}` : ""}.` : "";
   byId("about").textContent = `${at + 1} of ${rows.length}: ${name}, from ${row.source || "an unknown source"}.${by}`
     + (row.used || row.verdict === "rejected" ? "" : " Spare: not used, since enough others are.");
-  byId("strip").children[at]?.scrollIntoView({block: "nearest", inline: "nearest"});
+  const [strip, here] = [byId("strip"), byId("strip").children[at]];
+  strip.scrollTop = here.offsetTop - strip.offsetTop - strip.clientHeight / 2 + here.clientHeight / 2; // and not the page
   const following = rows[(at + 1) % rows.length];
   new Image().src = picture(following.path, 1200);
 }
