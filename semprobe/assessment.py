@@ -14,9 +14,9 @@ from semprobe.effects import auroc, average_precision, held_out_f1
 from semprobe.errors import DataError
 from semprobe.intervals import f1_interval_of_counts
 from semprobe.scoring import beside_chance, image_coords, labelled, rank, score
-from semprobe.significance import significance, tried
+from semprobe.significance import fired, significance, tried
 from semprobe.sweep import sweep as sweep_thresholds
-from semprobe.vocabulary import POSITIVE, UNLABELLED, attrs
+from semprobe.vocabulary import POSITIVE, attrs
 
 TOP = 5
 """Latents that are compared with the random ones."""
@@ -128,13 +128,12 @@ def outcomes(scores: xr.Dataset, concept: str, latent: int) -> xr.DataArray:
     """
     one = scores.isel(latent=np.flatnonzero(scores["latent"].values == latent))
     if "threshold" in scores:
-        rows = np.flatnonzero(scores["label"].sel(concept=concept).values != UNLABELLED)
-        fires = one["patch_sum"].values[rows, 0] > one["threshold"].sel(concept=concept).values[0]
-    else:
-        rows, predictions = tried(scores, concept)
-        fires = predictions[:, scores["latent"].values == latent][:, 0]
+        rows, fires = fired(one, concept)
+    else:  # a byte holds eight latents
+        rows, fires = fired(scores, concept)
+        fires = fires[:, scores["latent"].values == latent]
     positive = scores["label"].sel(concept=concept).values[rows] == POSITIVE
-    found = np.where(positive, np.where(fires, "tp", "fn"), np.where(fires, "fp", "tn")).astype(object)
+    found = np.where(positive, np.where(fires[:, 0], "tp", "fn"), np.where(fires[:, 0], "fp", "tn")).astype(object)
     return xr.DataArray(found, dims="image", coords={"image": scores["image"].values[rows]}, name="outcome")
 
 

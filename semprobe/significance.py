@@ -17,7 +17,7 @@ from scipy.stats import false_discovery_control, hypergeom
 from semprobe.errors import DataError
 from semprobe.predictions import pack, unpack
 from semprobe.sweep import cuts
-from semprobe.vocabulary import UNLABELLED, attrs
+from semprobe.vocabulary import POSITIVE, UNLABELLED, attrs
 
 if TYPE_CHECKING:
     import torch
@@ -25,17 +25,19 @@ if TYPE_CHECKING:
 _ROWS, _AT_ONCE = 512, 2048  # latents and permutations whose true positives are counted at once: they fit a cache
 
 
-def exact_p(counts: xr.Dataset) -> xr.DataArray:
+def exact_p(scores: xr.Dataset) -> xr.DataArray:
     """Chance of at least as many true positives, were the labels dealt out at random over the images.
 
     ``p = P(TP >= tp)`` with TP hypergeometric: of n images n+ are positive, and the latent fires on tp + fp. At a fixed
-    number of predictions F1 grows with tp, so that this is the p of F1 too; equal to Fisher's exact test, one-sided. A
-    latent that fires on no image or on all has p = 1. Says nothing of how many latents were looked at.
+    number of predictions F1 grows with tp, so that this is the p of F1 too; equal to Fisher's exact test, one-sided.
+    Labels that change places within strata only make TP the sum of a hypergeometric of each. A latent that fires on no
+    image or on all has p = 1. Says nothing of how many latents were looked at.
 
     Parameters
     ----------
-    counts
-        ``tp fp fn tn`` (concept, latent), in memory.
+    scores
+        ``tp fp fn tn`` (concept, latent), in memory. With ``stratum`` (image, concept), what
+        :func:`significance` takes.
 
     Returns
     -------
@@ -44,13 +46,54 @@ def exact_p(counts: xr.Dataset) -> xr.DataArray:
 
     References
     ----------
-    Fisher 1935, The Logic of Inductive Inference.
+    Fisher 1935, The Logic of Inductive Inference. Within strata: Birch 1964, The Detection of Partial Association.
     """
-    tp, fp, fn, tn = (counts[name].transpose("concept", "latent").values for name in ("tp", "fp", "fn", "tn"))
+    tp, fp, fn, tn = (scores[name].transpose("concept", "latent").values for name in ("tp", "fp", "fn", "tn"))
     rows, back = np.unique(np.stack([tp, fp, fn, tn]).reshape(4, -1), axis=1, return_inverse=True)
     found = hypergeom.sf(rows[0] - 1, rows.sum(0), rows[0] + rows[2], rows[0] + rows[1])
     p = np.clip(found, 0, 1)[back].reshape(tp.shape)
-    return counts["tp"].transpose("concept", "latent").copy(data=p).rename("p_value").assign_attrs(attrs("p_value"))
+    for at, concept in enumerate(scores["concept"].values if "stratum" in scores else []):
+        label, strata = _dealt_of(scores, str(concept))
+        if len(np.unique(strata)) > 1:
+            p[at] = _p_within(fired(scores, str(concept))[1], label == POSITIVE, strata)
+    return scores["tp"].transpose("concept", "latent").copy(data=p).rename("p_value").assign_attrs(attrs("p_value"))
+
+
+def _dealt_of(scores: xr.Dataset, concept: str) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of a concept's images, and the strata within which they change places; without any, one."""
+    label = scores["label"].sel(concept=concept).values
+    rows = label != UNLABELLED
+    strata = scores["stratum"].sel(concept=concept).values if "stratum" in scores else np.zeros(len(label), int)
+    return label[rows], strata[rows]
+
+
+def _p_within(fires: np.ndarray, positive: np.ndarray, strata: np.ndarray) -> np.ndarray:
+    """(latent,) exact p of predictions (image, latent), by convolution of the strata's hypergeometrics."""
+    mixed = [here for here in (strata == one for one in np.unique(strata)) if 0 < positive[here].sum() < here.sum()]
+    chances = [_chances(here.sum(), positive[here].sum()) for here in mixed]  # labels of the others never move
+    tp = sum((fires[here & positive].sum(0) for here in mixed), np.zeros(fires.shape[1], int))
+    counts = np.stack([tp, *(fires[here].sum(0) for here in mixed)])
+    unique, back = np.unique(counts, axis=1, return_inverse=True)
+    blocks = [unique[:, at : at + _ROWS] for at in range(0, unique.shape[1], _ROWS)]
+    return np.concatenate([_tail(block[0], block[1:], chances) for block in blocks])[back.reshape(-1)]
+
+
+def _chances(images: int, positives: int) -> np.ndarray:
+    """(fires, tp) hypergeometric chance of each number of true positives, for each number of predictions."""
+    return np.asarray(hypergeom.pmf(np.arange(positives + 1), images, positives, np.arange(images + 1)[:, None]))
+
+
+def _tail(tp: np.ndarray, fired: np.ndarray, chances: list[np.ndarray]) -> np.ndarray:
+    """(latent,) P(TP >= tp), TP the sum over strata (of `chances`) of which a latent fires on `fired`."""
+    found, least = np.ones((len(tp), 1)), np.zeros(len(tp), int)
+    for table, here in zip(chances, fired, strict=True):
+        short, long = sorted((found, table[here]), key=lambda one: one.shape[1])
+        found = np.zeros((len(tp), short.shape[1] + long.shape[1] - 1))
+        for more in range(short.shape[1]):
+            found[:, more : more + long.shape[1]] += short[:, more, None] * long
+        least += (table > 0).argmax(1)[here]
+    upper = np.where(np.arange(found.shape[1]) >= tp[:, None], found, 0).sum(1)
+    return np.where(tp <= least, 1, np.minimum(upper, 1))  # 1 without rounding where no shuffle gives less
 
 
 def in_family(counts: xr.Dataset) -> xr.DataArray:
@@ -199,9 +242,9 @@ def significance(
     -------
     xarray.Dataset
         ``p_value q_value p_max`` float64 and ``significant`` bool (concept, latent), ``null_max_f1`` (concept,
-        permutation) float64. ``p_value`` and ``q_value`` know nothing of strata; of a sweep p is multiplied by the
-        number of thresholds tried (Bonferroni), and the family of q is every latent that could be tested at one of
-        them, since the labels chose the threshold and must not choose the family.
+        permutation) float64. Of a sweep p is multiplied by the number of thresholds tried (Bonferroni), and the family
+        of q is every latent that could be tested at one of them, since the labels chose the threshold and must not
+        choose the family.
 
     Raises
     ------
@@ -213,12 +256,9 @@ def significance(
     p, inside = exact_p(scores), in_family(scores).transpose("concept", "latent")
     nulls, testable = [], inside.copy()
     for at, concept in enumerate(p["concept"].values):
-        rows, predictions = tried(scores, str(concept))
+        _, predictions = tried(scores, str(concept))
         p[at] = np.minimum(1, p[at] * (predictions.shape[1] // scores.sizes["latent"]))
-        strata = (
-            scores["stratum"].sel(concept=concept).values[rows] if "stratum" in scores else np.zeros(len(rows), int)
-        )
-        label = scores["label"].sel(concept=concept).values[rows]
+        label, strata = _dealt_of(scores, str(concept))
         dealt = permuted_labels(label, strata, permutations, [seed, zlib.crc32(str(concept).encode())])
         some = predictions.any(0) & ~predictions.all(0)
         testable[at] = some.reshape(-1, scores.sizes["latent"]).any(0)
@@ -251,11 +291,24 @@ def tried(scores: xr.Dataset, concept: str) -> tuple[np.ndarray, np.ndarray]:
     DataError
         The scores do not hold their predictions.
     """
+    rows, values = _kept(scores, concept)
+    if "threshold" not in scores:
+        return rows, unpack(values, scores.sizes["latent"])
+    return rows, np.concatenate([values > cut for cut in cuts(values)], axis=1)
+
+
+def fired(scores: xr.Dataset, concept: str) -> tuple[np.ndarray, np.ndarray]:
+    """The same of every latent once: of a sweep at the threshold that was chosen."""
+    rows, values = _kept(scores, concept)
+    if "threshold" not in scores:
+        return rows, unpack(values, scores.sizes["latent"])
+    return rows, values > scores["threshold"].sel(concept=concept).values
+
+
+def _kept(scores: xr.Dataset, concept: str) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of a concept's images, and their bits, or of a sweep their patch sums."""
     kept = "patch_sum" if "threshold" in scores else "prediction_bits"
     if kept not in scores or "label" not in scores:
         raise DataError(f"found no {kept} or label, so nothing can be tested; score again")
     rows = np.flatnonzero(scores["label"].sel(concept=concept).values != UNLABELLED)
-    values = scores[kept].values[rows]
-    if kept == "prediction_bits":
-        return rows, unpack(values, scores.sizes["latent"])
-    return rows, np.concatenate([values > cut for cut in cuts(values)], axis=1)
+    return rows, scores[kept].values[rows]

@@ -92,7 +92,8 @@ VARIABLES = {
         ("concept",), "float64", "Mann–Whitney p of the top 5 latents' F1 above the random latents'; descriptive"
     ),
     "p_value": Variable(
-        ("concept", "latent"), "float64", "exact chance of at least as many true positives with labels dealt at random"
+        ("concept", "latent"), "float64", "exact chance of at least as many true positives with labels dealt out at "
+        "random, within sources where labels were permuted so"
     ),
     "q_value": Variable(("concept", "latent"), "float64", "smallest false discovery rate that includes the latent"),
     "p_max": Variable(

@@ -220,8 +220,25 @@ def test_a_latent_of_the_source_alone_is_flagged_or_loses() -> None:
     assert apart["significant"].values[0, :2].all(), "the test can't see it"
     assert bool(mixed["within_source"][0])
     assert mixed["significant"].values[0, :2].tolist() == [False, True]
+    assert float(mixed["p_value"][0, 0]) == float(mixed["q_value"][0, 0]) == 1
+    assert float(mixed["q_value"][0, 1]) < 0.01
     across = assess(score(study(web_study(MIXED)["patch_sum"].values > 0, LABEL)).compute(), permutations=999)
     assert across["significant"].values[0, :2].all(), "without sources it would be significant"
+
+
+@pytest.mark.parametrize("sweep", [False, True])
+def test_latents_of_the_source_are_no_discoveries(sweep: bool) -> None:
+    """Firing depends on the source alone: within sources nothing is to be found, by q as little as by p_max."""
+    rng, hits, alone = np.random.default_rng(1), 0, 0
+    source = ["a"] * 15 + ["b"] * 5 + ["a"] * 5 + ["b"] * 15
+    for _ in range(40):
+        found = rng.random((40, 300)) < rng.random((2, 300))[(np.array(source) == "b").astype(int)]
+        tests = [assess(score_sums(study(found, LABEL, given), sweep=sweep), permutations=1, splits=1)
+                 for given in (source, None)]  # fmt: skip
+        hits += bool((tests[0]["q_value"] <= 0.1).any())
+        alone += bool((tests[1]["q_value"] <= 0.1).any())
+    assert hits <= binom.ppf(0.995, 40, 0.1)
+    assert alone > 10 or sweep, "without sources they are"
 
 
 def written(path: Path, data: xr.Dataset) -> Path:

@@ -47,6 +47,36 @@ def test_exact_p_is_fishers() -> None:
     assert (p[:, :2] == 1).all()
 
 
+STRATA = [0, 0, 0, 1, 1, 1, 1, 0, 2, 2, 3, 3, 1, 0]  # of 2 all are positive, of 3 none
+
+
+def test_exact_p_within_strata_is_that_of_all_labelings_counted() -> None:
+    rng = np.random.default_rng(4)
+    strata, label = np.array(STRATA), np.array([1, 0, 1, 1, 0, 0, 1, 0, 1, 1, 0, 0, 0, 0], np.int8)
+    fires = rng.random((14, 40)) < rng.random(40)
+    fires[:, 0], fires[:, 1], fires[:, 2], fires[:, 3] = False, True, strata == 0, label == 1
+    groups = [np.flatnonzero(strata == one) for one in range(4)]
+    ways = itertools.product(*(itertools.combinations(rows, int(label[rows].sum())) for rows in groups))
+    every = np.array([fires[[at for part in way for at in part]].sum(0) for way in ways])
+    named = xr.DataArray(label[:, None], dims=("image", "concept"), coords={"concept": ["wheel"]})
+    counts = confusion(xr.DataArray(fires, dims=("image", "latent")), named)
+    bits = ("image", "byte"), pack(fires)
+    scores = counts.assign(f1=f1(counts), prediction_bits=bits).assign_coords(label=named)
+    within = scores.assign(stratum=named.copy(data=strata[:, None]))
+    p = significance.exact_p(within)
+    np.testing.assert_allclose(p.values[0], (every >= fires[label == 1].sum(0)).mean(0), rtol=1e-12)
+    assert (p.values[0, :3] == 1).all(), "no shuffle gives fewer"
+    assert p[0, 3] == pytest.approx(1 / len(every))
+    for other, values in (("one stratum", 0 * strata), ("each its own", np.arange(14))):
+        found = significance.exact_p(scores.assign(stratum=named.copy(data=values[:, None])))
+        plain = significance.exact_p(scores)
+        assert (found == (plain if other == "one stratum" else 1)).all(), other
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(significance, "_ROWS", 3)
+        assert (significance.exact_p(within) == p).all()
+    xr.testing.assert_identical(significance.significance(within, permutations=9)["p_value"], p)
+
+
 def test_q_is_scipys_within_the_family() -> None:
     scores = make_scores()
     p, inside = significance.exact_p(scores), significance.in_family(scores)
