@@ -36,7 +36,7 @@ def command(store: str, output: Path, concepts: tuple[str, ...], top: int, overw
 
     A panel a concept: how high the largest F1 of all latents gets when labels are shuffled, the F1 of random latents,
     the floor, the critical F1, at or above which a latent is significant, and the best latents with their intervals.
-    Alpha and what was corrected for are the store's.
+    Alpha and what was corrected for are the store's. Where label and source can't be told apart, it says CONFOUNDED.
     """
     from semprobe.panels import in_words, panels
     from semprobe.plots import FORMATS, draw, render

@@ -44,10 +44,17 @@ class Panel:
     floor: float
     critical: float  # infinite where not even F1 = 1 is rare enough
     top: tuple[Top, ...]
+    within_source: bool | None  # whether labels were permuted so; None where it is not known
+    source_words: str
+
+    @property
+    def confounded(self) -> bool:
+        """Whether a significant latent may as well be one for the source."""
+        return self.within_source is False
 
     def describe(self) -> dict[str, Any]:
         """The numbers, with quantiles in place of the distributions."""
-        kept = ("concept", "positives", "negatives", "latents", "alpha", "family")
+        kept = ("concept", "positives", "negatives", "latents", "alpha", "family", "within_source", "source_words")
         return {
             **{name: getattr(self, name) for name in kept}, "critical_f1": self.critical, "floor_f1": self.floor,
             "null": _quantiles(self.null, "permutations"), "random": _quantiles(self.random, "draws"),
@@ -133,6 +140,8 @@ def _panel(here: xr.Dataset, null: np.ndarray, top: int, alpha: float, family: s
         floor=2 * positives / (2 * positives + negatives),
         critical=critical_f1_of_null(null, positives, negatives, alpha=alpha),
         top=_top(one, rank(here, name, top), null, alpha),
+        within_source=bool(one["within_source"]) if "within_source" in one else None,
+        source_words=str(one["source_words"].item()) if "source_words" in one else "",
     )  # fmt: skip
 
 
@@ -152,9 +161,11 @@ def in_words(panel: Panel) -> str:
     hits = [one for one in panel.top if one.significant]
     critical = f"critical F1 {panel.critical:.3f}" if np.isfinite(panel.critical) else "no F1 can be significant"
     best = panel.top[0]
+    source = f"; {'CONFOUNDED: ' if panel.confounded else ''}{panel.source_words}" if panel.source_words else ""
     return (
         f"{panel.concept}: {critical}, floor {panel.floor:.3f}, best latent {best.latent} with F1 {best.f1:.3f} "
         f"(p {chance_in_words(best.p_max)}); {len(hits)} of the best {len(panel.top)} significant"
+        f"{source}"
     )
 
 

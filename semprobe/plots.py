@@ -31,7 +31,7 @@ _NULL, _EDGE, _RANDOM, _FLOOR, _CRITICAL = "#56B4E9", "#0072B2", "#BBBBBB", "#CC
 _YES, _NO = ("#D55E00", "D", "#D55E00"), ("#555555", "o", "#FFFFFF")  # line, marker, filling
 
 _LEFT, _WIDE, _RIGHT = 1.0, 3.5, 1.85  # inches of a panel, from left to right
-_TITLE, _HIGH, _ROW, _BELOW = 0.5, 1.5, 0.22, 0.5  # and from top to bottom
+_TITLE, _HIGH, _ROW, _BELOW = 0.66, 1.5, 0.22, 0.5  # and from top to bottom
 _HEAD, _LINE, _NAME = 0.62, 0.2, 44  # inches above all panels, of a line of the legend; letters of a name
 
 _STYLE: Any = ["default", {
@@ -40,6 +40,7 @@ _STYLE: Any = ["default", {
 }]  # fmt: skip
 _WIDTHS = (0.005, 0.01, 0.02, 0.025, 0.04, 0.05, 0.1)
 _FONTS = "Noto Sans CJK JP", "Hiragino Sans", "Yu Gothic", "Microsoft YaHei", "Droid Sans Fallback", "Nirmala UI"
+_CONFOUNDED = "CONFOUNDED: significant may mean the source, not the concept"
 _COLUMNS = 1.03, 1.15, 1.36  # beside the best latents, in widths of the axes
 
 
@@ -81,7 +82,8 @@ def plot_null(
     ----------
     scores
         A store of scores: ``tp fp fn tn f1`` (concept, latent) and ``null_max_f1`` (concept, permutation). Drawn if
-        there: ``random_f1`` (concept, draw), ``f1_low f1_high`` (concept, latent). ``p_max`` is computed if it is not
+        there: ``random_f1`` (concept, draw), ``f1_low f1_high`` (concept, latent); and said if there:
+        ``within_source source_words`` (concept,). ``p_max`` is computed if it is not
         there. All concepts of the study have to be in it if the provenance says that the family is the study.
     concepts
         To draw, in this order; all if None or empty.
@@ -162,10 +164,13 @@ def _draw_null(axes: Axes, panel: Panel) -> None:
     axes.tick_params(axis="x", labelbottom=False, length=0)
     sizes = f"{panel.positives:,} positive, {panel.negatives:,} negative images; {panel.latents:,} latents"
     # mathematics off: a concept's name is the user's, and may hold dollars
-    axes.set_title(_short(panel.concept), loc="left", fontsize=10, pad=17, parse_math=False,
+    axes.set_title(_short(panel.concept), loc="left", fontsize=10, pad=29 if panel.confounded else 17, parse_math=False,
                    weight="bold" if panel.concept.isascii() else "normal",  # few fonts of other scripts have bold
                    fontfamily=_fonts(panel.concept))  # fmt: skip
     axes.annotate(sizes, (0, 1), (0, 5), xycoords="axes fraction", textcoords="offset points")
+    if panel.confounded:
+        axes.annotate(_CONFOUNDED, (0, 1), (0, 17), xycoords="axes fraction", textcoords="offset points",
+                      weight="bold")  # fmt: skip
 
 
 def _draw_top(axes: Axes, panel: Panel) -> None:

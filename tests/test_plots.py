@@ -193,6 +193,32 @@ def test_the_picture_says_what_it_shows() -> None:
     assert len(limits) == 1, "one axis of F1 for all"
 
 
+@pytest.mark.parametrize("number", [1, 4])
+def test_a_confounded_concept_is_no_all_clear(number: int, tmp_path: Path, run: Run) -> None:
+    names = tuple(f"c{at}" for at in range(number))
+    data = make_tested(names)
+    within = np.arange(number) % 2 == 1
+    data = data.assign(
+        within_source=("concept", within),
+        source_words=("concept", np.array([f"all positives of {name} come from web" for name in names], dtype=object)),
+    )
+    found = panels(data)
+    assert [one.confounded for one in found] == (~within).tolist()
+    figure = plots.plot_null(data)
+    assert [text.startswith("CONFOUNDED") for text in texts(figure)].count(True) == (~within).sum()
+    for one, told in zip(found, figure.get_label().splitlines()[1:], strict=True):
+        sentence = f"{'CONFOUNDED: ' if one.confounded else ''}all positives of {one.concept} come from web"
+        assert told == in_words(one)
+        assert told.endswith(f"significant; {sentence}")
+        assert one.describe().items() >= {"within_source": not one.confounded, "source_words": one.source_words}.items()
+    assert "CONFOUNDED: significant may mean the source" in plots.as_svg(figure)
+    check_apart(figure)
+    stores.write_whole(tmp_path / "s.zarr", data.drop_vars("label"), kind="scores", provenance={})
+    out = run("plot", tmp_path / "s.zarr", "-o", tmp_path / "s.png").stdout
+    assert "CONFOUNDED: all positives of c0" in out
+    assert not any(one.confounded for one in panels(make_tested())), "scores that do not tell"
+
+
 def test_significant_latents_differ_by_shape_and_colour() -> None:
     figure = plots.plot_null(make_tested(), concepts=["wheel"], top=8)
     points = [line for line in figure.axes[1].lines if line.get_marker() in ("D", "o")]
@@ -205,12 +231,15 @@ def test_significant_latents_differ_by_shape_and_colour() -> None:
 @pytest.mark.parametrize("number", [1, 4, 13])
 def test_no_two_words_overlap(number: int) -> None:
     names = ("a name that goes on and on " * 9, "WIDE " * 40, *map(str, range(number)))[:number]
-    figure = plots.plot_null(make_tested(names))
-    figure.draw_without_rendering()
+    assert check_apart(plots.plot_null(make_tested(names))) > 30 * number
+
+
+def check_apart(figure: Figure) -> int:
+    """Fail if words of a figure overlap or leave it; the number of words."""
     from matplotlib.text import Text
 
+    figure.draw_without_rendering()
     boxes = [one.get_window_extent() for one in figure.findobj(Text) if one.get_text().strip() and one.get_visible()]
-    assert len(boxes) > 30 * number
     for at, one in enumerate(boxes):
         assert figure.bbox.x0 <= one.x0
         assert one.x1 <= figure.bbox.x1
@@ -219,6 +248,7 @@ def test_no_two_words_overlap(number: int) -> None:
         for other in boxes[at + 1 :]:
             across, down = min(one.x1, other.x1) - max(one.x0, other.x0), min(one.y1, other.y1) - max(one.y0, other.y0)
             assert across < 0 or down < 2, (one, other)
+    return len(boxes)
 
 
 def test_nothing_can_be_significant() -> None:
