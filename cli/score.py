@@ -71,7 +71,7 @@ Examples:
     type=click.Choice(["concept", "study"]),
     default="concept",
     show_default=True,
-    help="What the test corrects for: all latents of a concept, or of all concepts.",
+    help="What the test corrects for: all latents of a concept, or of all concepts (p times their number).",
 )
 @click.option("--splits", type=click.IntRange(1), default=100, show_default=True, help="Halvings for the held-out F1.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all that is drawn.")
@@ -105,7 +105,7 @@ def command(store: str, output: str | None, as_json: bool, top: int, **options: 
         return
     for concept, found in concepts.items():
         click.echo(table(concept, found, **settings))
-    click.echo(_LEGEND)
+    click.echo(_legend(len(concepts) if options["family"] == "study" else 1))
     click.echo(f"{result['store']}: {result['concepts']} concepts x {result['latents']} latents")
 
 
@@ -275,11 +275,13 @@ def _write_csv(path: Path, scores: xr.Dataset) -> None:
 # telling
 
 
-_LEGEND = """\
-F1 interval: 95 % bootstrap, of the latent as chosen. p: share of shuffles of the labels after which the best of all
-latents is as good. q: false discovery rate. AUROC: how often a positive's patch sum is above a negative's. All of it:
-docs/statistics.md
-"""
+def _legend(concepts: int) -> str:
+    times = f", times {concepts} concepts" if concepts > 1 else ""
+    return (
+        "F1 interval: 95 % bootstrap, of the latent as chosen. p: share of shuffles of the labels after which the best "
+        f"of all\nlatents of the concept is as good{times}. q: false discovery rate. AUROC: how often a positive's "
+        "patch sum is\nabove a negative's. All of it: docs/statistics.md\n"
+    )
 
 
 def table(concept: str, found: dict[str, Any], *, alpha: float, family: str) -> str:
@@ -318,7 +320,7 @@ def _row(row: dict[str, Any]) -> str:
 def _verdict(found: dict[str, Any], alpha: float, family: str) -> str:
     number = found["significant_latents"]
     count = "no latent is" if number == 0 else "1 latent is" if number == 1 else f"{number} latents are"
-    over = "" if family == "concept" else ", over all concepts together"
+    over = "" if family == "concept" else ", corrected for all concepts"
     source = found["source"]  # V of separate sources may be a last bit below 1
     where = (
         "; labels were shuffled within sources" if source["permuted_within_source"] and source["cramers_v"] > 0 else ""

@@ -67,7 +67,9 @@ def _quantiles(values: np.ndarray, what: str) -> dict[str, Any]:
     return {what: len(values), **{f"p{100 * q:02.0f}": float(at) for q, at in zip(_QUANTILES, found, strict=True)}}
 
 
-def critical_f1_of_null(null: np.ndarray, positives: int, negatives: int, *, alpha: float = 0.05) -> float:
+def critical_f1_of_null(
+    null: np.ndarray, positives: int, negatives: int, *, alpha: float = 0.05, concepts: int = 1
+) -> float:
     """Smallest F1 that can occur and whose ``p_max`` is at most alpha.
 
     An F1 that can occur is ``2 tp / (P + n+)`` of a latent that fires on P images, some and not all. Infinity where not
@@ -81,6 +83,8 @@ def critical_f1_of_null(null: np.ndarray, positives: int, negatives: int, *, alp
         Images of the concept, n+ and n-.
     alpha
         Chance of any false finding.
+    concepts
+        That the family spans.
 
     Examples
     --------
@@ -88,13 +92,13 @@ def critical_f1_of_null(null: np.ndarray, positives: int, negatives: int, *, alp
     >>> critical_f1_of_null(np.array([0.5] * 98 + [0.8]), 2, 2)  # 0.8 has p 2 / 100, 0.667 too
     0.6666666666666666
     """
-    often = int(alpha * (len(null) + 1) + 1e-9)  # permutations, itself among them, that may reach it
+    often = int(alpha * (len(null) + 1) / concepts + 1e-9)  # permutations, itself among them, that may reach it
     beyond = np.sort(null)[::-1][often - 1] if 0 < often <= len(null) else float(often == 0)
     fires = np.arange(1, positives + negatives)
     tp = np.floor(beyond * (fires + positives) / 2) + np.arange(3)[:, None]  # one more than needed, for rounding
     tp = np.clip(tp, np.maximum(0, fires - negatives), np.minimum(fires, positives))
     possible = np.unique(2 * tp / (fires + positives))
-    rare = possible[p_max(possible, null) <= alpha]
+    rare = possible[p_max(possible, null, concepts=concepts) <= alpha]
     return float(rare[0]) if len(rare) else float("inf")
 
 
@@ -121,9 +125,9 @@ def panels(
         raise DataError(f"top {top}, alpha {alpha}: expected at least 1, and between 0 and 1")
     null = scores["null_max_f1"].transpose("concept", "permutation").values
     family = str(came.get("family", "concept"))
-    against = null if family == "concept" else np.broadcast_to(null.max(0), null.shape)
+    concepts = len(known) if family == "study" else 1
     return [
-        _panel(scores.sel(concept=[name]).compute(), against[known.index(name)], top, alpha, family, len(known))
+        _panel(scores.sel(concept=[name]).compute(), null[known.index(name)], top, alpha, family, concepts)
         for name in wanted
     ]
 
@@ -135,20 +139,21 @@ def _panel(here: xr.Dataset, null: np.ndarray, top: int, alpha: float, family: s
     if "precision" not in here:
         here = here.assign(precision=precision(here))
     return Panel(
-        name, positives, negatives, one.sizes["latent"], alpha, family, concepts if family == "study" else 1, null,
+        name, positives, negatives, one.sizes["latent"], alpha, family, concepts, null,
         random=one["random_f1"].values if "random_f1" in one else np.empty(0),
         floor=2 * positives / (2 * positives + negatives),
-        critical=critical_f1_of_null(null, positives, negatives, alpha=alpha),
-        top=_top(one, rank(here, name, top), null, alpha),
+        critical=critical_f1_of_null(null, positives, negatives, alpha=alpha, concepts=concepts),
+        top=_top(one, rank(here, name, top), null, alpha, concepts),
         within_source=bool(one["within_source"]) if "within_source" in one else None,
         source_words=str(one["source_words"].item()) if "source_words" in one else "",
     )  # fmt: skip
 
 
-def _top(one: xr.Dataset, best: np.ndarray, null: np.ndarray, alpha: float) -> tuple[Top, ...]:
+def _top(one: xr.Dataset, best: np.ndarray, null: np.ndarray, alpha: float, concepts: int) -> tuple[Top, ...]:
     numbers = one["latent"].values if "latent" in one.coords else np.arange(one.sizes["latent"])
     kept = one.isel(latent=best)
-    p = kept["p_max"].values if "p_max" in kept else np.where(in_family(kept), p_max(kept["f1"].values, null), 1.0)
+    chances = p_max(kept["f1"].values, null, concepts=concepts)
+    p = kept["p_max"].values if "p_max" in kept else np.where(in_family(kept), chances, 1.0)
     low, high = (kept[name].values if name in kept else np.full(len(best), np.nan) for name in ("f1_low", "f1_high"))
     return tuple(
         Top(int(numbers[at]), float(f1), float(a), float(b), float(chance), bool(chance <= alpha))

@@ -217,9 +217,8 @@ def _entries(found: list[Panel]) -> list[Any]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    over = "of all latents and concepts" if found[0].family == "study" else "of all latents"
     entries: list[Any] = [
-        Patch(facecolor=_NULL, edgecolor=_EDGE, label=f"chance: the largest F1 {over}, labels shuffled")
+        Patch(facecolor=_NULL, edgecolor=_EDGE, label="chance: the largest F1 of all latents, labels shuffled")
     ]
     if any(len(one.random) for one in found):
         entries.append(

@@ -206,16 +206,25 @@ def _raise(best: np.ndarray, tp: torch.Tensor, fires: np.ndarray, positives: int
         np.maximum(best, 2 * most / (fires[start] + positives), out=best)
 
 
-def p_max(f1: np.ndarray, null: np.ndarray) -> np.ndarray:
-    """``(1 + number of permutations whose largest F1 is at least f1) / (1 + permutations)``.
+def p_max(f1: np.ndarray, null: np.ndarray, *, concepts: int = 1) -> np.ndarray:
+    """``concepts (1 + permutations whose largest F1 is at least f1) / (1 + permutations)``, at most 1.
+
+    Parameters
+    ----------
+    f1
+        Of latents of one concept.
+    null
+        (permutation,) largest F1 of the concept's latents.
+    concepts
+        That the family spans: Bonferroni, true whatever concepts share.
 
     References
     ----------
     Westfall and Young 1993, Resampling-Based Multiple Testing, for the maximum; Phipson and Smyth 2010, Permutation
     P-values Should Never Be Zero, for the 1.
     """
-    ordered = np.sort(null)
-    return np.asarray((1 + len(null) - np.searchsorted(ordered, f1, side="left")) / (1 + len(null)))
+    reached = 1 + len(null) - np.searchsorted(np.sort(null), f1, side="left")
+    return np.minimum(1, concepts * reached / (1 + len(null)))
 
 
 def significance(
@@ -236,7 +245,8 @@ def significance(
     alpha
         A latent is significant if its ``p_max`` is at most this.
     family
-        ``concept`` corrects over all latents of a concept, ``study`` over all latents of all concepts.
+        ``concept`` corrects over all latents of a concept, ``study`` over all latents of all concepts: the p of each
+        concept times the number of concepts.
 
     Returns
     -------
@@ -263,10 +273,9 @@ def significance(
         some = predictions.any(0) & ~predictions.all(0)
         testable[at] = some.reshape(-1, scores.sizes["latent"]).any(0)
         nulls.append(null_max_f1(predictions[:, some], dealt))
-    null = np.stack(nulls)
-    against = null if family == "concept" else np.broadcast_to(null.max(0), null.shape)
+    null, concepts = np.stack(nulls), 1 if family == "concept" else len(nulls)
     f1 = scores["f1"].transpose("concept", "latent").values
-    worst = np.stack([p_max(one, other) for one, other in zip(f1, against, strict=True)])
+    worst = np.stack([p_max(one, other, concepts=concepts) for one, other in zip(f1, null, strict=True)])
     worst[~inside.values] = 1
     return xr.Dataset({
         "p_value": p, "q_value": q_values(p, testable),

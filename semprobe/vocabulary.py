@@ -97,7 +97,8 @@ VARIABLES = {
     ),
     "q_value": Variable(("concept", "latent"), "float64", "smallest false discovery rate that includes the latent"),
     "p_max": Variable(
-        ("concept", "latent"), "float64", "share of label permutations whose largest F1 of all latents is as high"
+        ("concept", "latent"), "float64", "share of label permutations whose largest F1 of all latents is as high; "
+        "times the number of concepts if the family is the study"
     ),
     "significant": Variable(("concept", "latent"), "bool", "whether p_max is at most alpha"),
     "null_max_f1": Variable(

@@ -129,14 +129,23 @@ def test_panels_are_what_the_store_holds() -> None:
     assert panels(scores, alpha=0.01)[0].alpha == 0.01
 
 
-def test_a_study_is_held_against_the_largest_of_all_concepts() -> None:
-    scores = make_tested(family="study")
-    both = scores["null_max_f1"].values.max(0)
+def test_a_study_has_its_own_bar_a_concept() -> None:
+    scores = make_tested(images=200, family="study")
+    alone = panels(make_tested(images=200))
+    for one, plain in zip(panels(scores, top=50), alone, strict=True):
+        assert (one.null == plain.null).all()
+        assert one.critical >= plain.critical
+        inside = scores.sel(concept=one.concept).isel(latent=slice(4, None))
+        assert ((inside["f1"] >= one.critical) == inside["significant"]).all()
     (wheel,) = panels(scores, concepts=["wheel"])
-    assert (wheel.null == both).all()
+    assert (
+        wheel.critical
+        == critical_f1_of_null(wheel.null, wheel.positives, wheel.negatives, alpha=0.05, concepts=2)
+        == critical_f1_of_null(wheel.null, wheel.positives, wheel.negatives, alpha=0.025)
+    )
     again = panels(scores.drop_vars("p_max"))[1]
     assert [one.p_max for one in again.top] == [one.p_max for one in wheel.top]
-    assert wheel.top[0].p_max == p_max(np.array([wheel.top[0].f1]), both)[0]
+    assert wheel.top[0].p_max == 2 * p_max(np.array([wheel.top[0].f1]), wheel.null)[0]
     assert any("all latents of all 2 concepts (family: study)" in text for text in texts(plots.draw([wheel])))
 
 

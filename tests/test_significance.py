@@ -145,6 +145,25 @@ def test_labels_change_places_within_strata_only() -> None:
 def test_p_max_counts_ties_and_itself() -> None:
     null = np.array([0.5, 0.8, 0.8, 0.9])
     assert significance.p_max(np.array([0.95, 0.9, 0.8, 0.1]), null).tolist() == [1 / 5, 2 / 5, 4 / 5, 1.0]
+    assert significance.p_max(np.array([0.95, 0.9, 0.8]), null, concepts=2).tolist() == [2 / 5, 4 / 5, 1.0]
+
+
+def test_a_small_concept_does_not_decide_for_the_others() -> None:
+    """3 + 4 images, where chance reaches 1, beside 20 + 20 with a latent that is all but perfect."""
+    found = np.random.default_rng(0).random((47, 200)) < 0.5
+    label = np.full((47, 2), -1, np.int8)
+    label[:40, 0], label[40:, 1] = np.repeat([1, 0], 20), [1, 1, 1, 0, 0, 0, 0]
+    found[:40, 9] = label[:40, 0] == 1
+    found[0, 9] = False
+    named = xr.DataArray(label, dims=("image", "concept"), coords={"concept": ["wheel", "few"]})
+    counts = confusion(xr.DataArray(found, dims=("image", "latent")), named)
+    bits = ("image", "byte"), pack(found)
+    scores = counts.assign(f1=f1(counts), prediction_bits=bits).assign_coords(label=named)
+    study, alone = (significance.significance(scores, permutations=999, family=one) for one in ("study", "concept"))
+    assert (study["null_max_f1"].sel(concept="few") == 1).mean() > 0.5
+    assert float(study["p_max"].sel(concept="wheel")[9]) == 2 / 1000
+    assert study["significant"].sel(concept="wheel").values.nonzero()[0].tolist() == [9]
+    np.testing.assert_array_equal(study["p_max"], np.minimum(1, 2 * alone["p_max"]))
 
 
 def test_the_page_on_statistics_by_hand() -> None:
