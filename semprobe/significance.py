@@ -252,9 +252,7 @@ def significance(
     -------
     xarray.Dataset
         ``p_value q_value p_max`` float64 and ``significant`` bool (concept, latent), ``null_max_f1`` (concept,
-        permutation) float64. Of a sweep p is multiplied by the number of thresholds tried (Bonferroni), and the family
-        of q is every latent that could be tested at one of them, since the labels chose the threshold and must not
-        choose the family.
+        permutation) float64. Of a sweep p is multiplied by the number of thresholds tried (Bonferroni).
 
     Raises
     ------
@@ -264,21 +262,20 @@ def significance(
     if permutations < 1 or not 0 < alpha < 1 or family not in ("concept", "study"):
         raise DataError(f"permutations {permutations}, alpha {alpha}, family {family!r}: out of range")
     p, inside = exact_p(scores), in_family(scores).transpose("concept", "latent")
-    nulls, testable = [], inside.copy()
+    nulls = []
     for at, concept in enumerate(p["concept"].values):
         _, predictions = tried(scores, str(concept))
         p[at] = np.minimum(1, p[at] * (predictions.shape[1] // scores.sizes["latent"]))
         label, strata = _dealt_of(scores, str(concept))
         dealt = permuted_labels(label, strata, permutations, [seed, zlib.crc32(str(concept).encode())])
         some = predictions.any(0) & ~predictions.all(0)
-        testable[at] = some.reshape(-1, scores.sizes["latent"]).any(0)
         nulls.append(null_max_f1(predictions[:, some], dealt))
     null, concepts = np.stack(nulls), 1 if family == "concept" else len(nulls)
     f1 = scores["f1"].transpose("concept", "latent").values
     worst = np.stack([p_max(one, other, concepts=concepts) for one, other in zip(f1, null, strict=True)])
     worst[~inside.values] = 1
     return xr.Dataset({
-        "p_value": p, "q_value": q_values(p, testable),
+        "p_value": p, "q_value": q_values(p, inside),
         "p_max": p.copy(data=worst).assign_attrs(attrs("p_max")),
         "significant": p.copy(data=worst <= alpha).assign_attrs(attrs("significant")),
         "null_max_f1": (("concept", "permutation"), null, attrs("null_max_f1")),

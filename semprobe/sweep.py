@@ -26,13 +26,15 @@ def cuts(sums: np.ndarray) -> np.ndarray:
 
 
 def _best(sums: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """(tp, fp, threshold) x latent of the cut with the largest F1."""
-    best = np.full((2, sums.shape[1]), -2.0)  # F1 and precision
+    """(tp, fp, threshold) x latent of the cut with the largest F1, of those above which are some images and not all."""
+    best = np.full((2, sums.shape[1]), -np.inf)  # F1 and precision
     found = np.zeros((3, sums.shape[1]))
     for cut in cuts(sums):
         fires = sums > cut
         tp, fp = fires[positive].sum(0), fires[~positive].sum(0)
-        rank = np.stack([2 * tp / (tp + fp + positive.sum()), np.where(tp + fp > 0, tp / np.maximum(tp + fp, 1), -1)])
+        trivial = (tp + fp == 0) | (tp + fp == len(sums))  # last of all: it tells nothing, whatever its F1
+        f1 = 2 * tp / (tp + fp + positive.sum()) - 2 * trivial
+        rank = np.stack([f1, np.where(tp + fp > 0, tp / np.maximum(tp + fp, 1), -1)])
         better = (rank[0] > best[0]) | ((rank[0] == best[0]) & (rank[1] > best[1]))
         best = np.where(better, rank, best)
         found = np.where(better, [tp, fp, cut], found)
@@ -42,7 +44,8 @@ def _best(sums: np.ndarray, positive: np.ndarray) -> np.ndarray:
 def sweep(patch_sums: xr.DataArray, label: xr.DataArray) -> xr.Dataset:
     """Counts of every latent at the threshold with its largest F1, for each concept; computes.
 
-    At equal F1 the larger precision is taken, at equal precision threshold 0, then the lowest. The F1 of such counts is
+    A threshold above which no image is, or every one, is taken where there is no other: it can't tell images apart. At
+    equal F1 the larger precision is taken, at equal precision threshold 0, then the lowest. The F1 of such counts is
     the best of some twenty: only a test that knows of the sweep may judge it.
 
     Parameters
