@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,6 +137,7 @@ def run(
     data, sae, guess, settings = _inputs(store, sae_path, workers, force, {"layer": layer, "images": images, **options})
     if sae is not None:
         normalisation.check(data)
+    _check_permutations(permutations, alpha, data.sizes["concept"] if family == "study" else 1)
     how = {"threshold": threshold, "sweep": sweep, "random": random, "seed": seed}
     tests: dict[str, Any] = {"permutations": permutations, "alpha": alpha, "family": family, "splits": splits}
     _check_fits(data, sae, sweep)
@@ -178,6 +180,16 @@ def _inputs(
     if "activations" in data:
         raise click.UsageError(f"{store} is a store of activations, so --sae is needed")
     return labelled(data) if "patch_sum" in data else data, None, 0.0, _common.without_run(data.attrs["provenance"])
+
+
+def _check_permutations(permutations: int, alpha: float, concepts: int) -> None:
+    """Before anything long: so few that not even the best p is low enough."""
+    if (least := concepts / (permutations + 1)) > alpha:
+        many = f" times {concepts} concepts" if concepts > 1 else ""
+        raise click.UsageError(
+            f"with {permutations} permutations p is at least {least:.2g} (1 / {permutations + 1}{many}), above --alpha "
+            f"{alpha:g}, so nothing could be significant; give at least {math.ceil(concepts / alpha - 1e-9) - 1}"
+        )
 
 
 def _again(store: str, data: xr.Dataset, threshold: float, sweep: bool) -> xr.Dataset:
@@ -325,7 +337,9 @@ def _verdict(found: dict[str, Any], alpha: float, family: str) -> str:
     where = (
         "; labels were shuffled within sources" if source["permuted_within_source"] and source["cramers_v"] > 0 else ""
     )
-    return f"{count} significant (*: p at most {alpha:g}{over}{where})"
+    least = found.get("smallest_p", 0)
+    why = f": the labels can be dealt out in so few ways that p is at least {least:.2g}, so nothing can be"
+    return f"{count} significant{why if number == 0 and least > alpha else ''} (*: p at most {alpha:g}{over}{where})"
 
 
 def _others(found: dict[str, Any]) -> list[str]:

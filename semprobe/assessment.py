@@ -217,6 +217,7 @@ def describe(scores: xr.Dataset, concept: str, top: int) -> dict[str, Any]:
         "random": {"draws": drawn.sizes["draw"], "sd": float(drawn.std()), **_spread(drawn),
                    "top_vs_random_p": float(here["top_vs_random_p"])},
         "null_max_f1": {"permutations": null.sizes["permutation"], **_spread(null)},
+        "smallest_p": float(here["smallest_p"]) if "smallest_p" in here else 0.0,
         "significant_latents": int(here["significant"].sum()),
         "held_out_f1": {"mean": float(here["held_out_f1"]), "p5": float(here["held_out_low"]),
                         "median": float(here["held_out_median"]), "p95": float(here["held_out_high"])},

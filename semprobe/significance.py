@@ -7,6 +7,7 @@ tell positives from negatives, and has p = 1. All tests are one-sided: high F1. 
 from __future__ import annotations
 
 import itertools
+import math
 import zlib
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,12 @@ def _dealt_of(scores: xr.Dataset, concept: str) -> tuple[np.ndarray, np.ndarray]
     rows = label != UNLABELLED
     strata = scores["stratum"].sel(concept=concept).values if "stratum" in scores else np.zeros(len(label), int)
     return label[rows], strata[rows]
+
+
+def _ways(label: np.ndarray, strata: np.ndarray) -> int:
+    """In how many ways labels can be dealt out."""
+    groups = (label[strata == one] for one in np.unique(strata))
+    return math.prod(math.comb(len(group), int((group == POSITIVE).sum())) for group in groups)
 
 
 def _p_within(fires: np.ndarray, positive: np.ndarray, strata: np.ndarray) -> np.ndarray:
@@ -252,7 +259,8 @@ def significance(
     -------
     xarray.Dataset
         ``p_value q_value p_max`` float64 and ``significant`` bool (concept, latent), ``null_max_f1`` (concept,
-        permutation) float64. Of a sweep p is multiplied by the number of thresholds tried (Bonferroni).
+        permutation) and ``smallest_p`` (concept,) float64. Of a sweep p is multiplied by the number of thresholds tried
+        (Bonferroni).
 
     Raises
     ------
@@ -262,12 +270,13 @@ def significance(
     if permutations < 1 or not 0 < alpha < 1 or family not in ("concept", "study"):
         raise DataError(f"permutations {permutations}, alpha {alpha}, family {family!r}: out of range")
     p, inside = exact_p(scores), in_family(scores).transpose("concept", "latent")
-    nulls = []
+    nulls, ways = [], []
     for at, concept in enumerate(p["concept"].values):
         _, predictions = tried(scores, str(concept))
         p[at] = np.minimum(1, p[at] * (predictions.shape[1] // scores.sizes["latent"]))
         label, strata = _dealt_of(scores, str(concept))
         dealt = permuted_labels(label, strata, permutations, [seed, zlib.crc32(str(concept).encode())])
+        ways.append(_ways(label, strata))
         some = predictions.any(0) & ~predictions.all(0)
         nulls.append(null_max_f1(predictions[:, some], dealt))
     null, concepts = np.stack(nulls), 1 if family == "concept" else len(nulls)
@@ -278,6 +287,7 @@ def significance(
         "p_value": p, "q_value": q_values(p, inside),
         "p_max": p.copy(data=worst).assign_attrs(attrs("p_max")),
         "significant": p.copy(data=worst <= alpha).assign_attrs(attrs("significant")),
+        "smallest_p": ("concept", np.minimum(1, [concepts / one for one in ways]), attrs("smallest_p")),
         "null_max_f1": (("concept", "permutation"), null, attrs("null_max_f1")),
     })  # fmt: skip
 

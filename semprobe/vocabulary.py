@@ -104,6 +104,10 @@ VARIABLES = {
     "null_max_f1": Variable(
         ("concept", "permutation"), "float64", "largest F1 of all latents under a permutation of the labels"
     ),
+    "smallest_p": Variable(
+        ("concept",), "float64", "smallest p_max that the labels allow: one over the ways to deal them out, times the "
+        "number of concepts if the family is the study"
+    ),
     "floor_f1": Variable(
         ("concept",), "float64", "F1 of a latent that fires on every image: 2 p / (1 + p), p the share of positives"
     ),

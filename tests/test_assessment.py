@@ -258,6 +258,33 @@ def test_the_command_says_so(tmp_path: Path, run: Run) -> None:
         assert ("1 latent is significant" in said) == (name == "mixed")
 
 
+def test_too_few_ways_to_deal_out_the_labels_are_told(tmp_path: Path, run: Run) -> None:
+    """10 web + 1 web and 9 own: eleven ways, so that even a perfect latent has p of at least 1 / 11."""
+    label = np.repeat([1, 0], 10)
+    found = np.random.default_rng(0).random((20, 30)) < 0.5
+    found[:, 7] = label == 1
+    few = study(found, label, ["web"] * 11 + ["own"] * 9)
+    assert float(assess(score(few).compute(), permutations=50)["smallest_p"][0]) == 1 / 11
+    told = run("score", written(tmp_path / "few.zarr", few), "-o", tmp_path / "s.zarr").stdout
+    assert "no latent is significant: the labels can be dealt out in so few ways that p is at least 0.091" in told
+    many = study(found, label)
+    told = run("score", written(tmp_path / "many.zarr", many), "-o", tmp_path / "t.zarr").stdout
+    assert "so few ways" not in told
+
+
+def test_too_few_permutations_are_refused(tmp_path: Path, run: Run) -> None:
+    latents = written(tmp_path / "latents.zarr", web_study(MIXED))
+    for options, least in (
+        (("--permutations", 10), "p is at least 0.091 (1 / 11), above --alpha 0.05, so nothing could be significant; "
+         "give at least 19"),
+        (("--alpha", 5e-5), "give at least 19999"),
+    ):  # fmt: skip
+        told = run("score", latents, "-o", tmp_path / "s.zarr", *options, code=2)
+        assert least in " ".join(told.stderr.split())
+        assert not (tmp_path / "s.zarr").exists()
+    run("score", latents, "-o", tmp_path / "s.zarr", "--permutations", 19)
+
+
 def test_sources_apart_are_apart_in_spite_of_rounding() -> None:
     """39 + 23 images: Cramér's V is a last bit below 1."""
     from semprobe.cli.score import _verdict
