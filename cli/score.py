@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from semprobe.cli import _common, _studies
 
@@ -87,7 +88,8 @@ def command(store: str, output: str | None, as_json: bool, top: int, **options: 
     An image is predicted positive if the latent's sum over patches is above the threshold. The best of thousands of
     latents looks good by chance alone, so its F1 stands beside the floor (firing on every image), random latents, and
     the best that all latents reach when labels are shuffled: a latent is significant if that happens at most in a share
-    --alpha of shuffles. Of a store of scores the tests are made anew, with other settings if you like.
+    --alpha of shuffles. Of a store of scores the tests are made anew, with other settings if you like; threshold
+    and random latents stay what they are.
 
     Latents are ordered by F1, at equal F1 by precision, at equal precision by number.
     """  # fmt: skip
@@ -95,7 +97,9 @@ def command(store: str, output: str | None, as_json: bool, top: int, **options: 
 
     reads = "activations" if options["sae_path"] else "latents"
     opened, output = _studies.in_study(store, output, makes="scores", reads=reads)
-    scores, result = run(opened, output=output, as_json=as_json, **options)
+    source = click.get_current_context().get_parameter_source
+    asked = frozenset(name for name in ("threshold", "random") if source(name) is ParameterSource.COMMANDLINE)
+    scores, result = run(opened, output=output, as_json=as_json, asked=asked, **options)
     if scores is None:
         return
     result |= _studies.say_unverified(store)
@@ -115,9 +119,13 @@ def run(
     random: int = 1000, baselines: tuple[str, ...] = (), permutations: int = 10_000, alpha: float = 0.05,
     family: str = "concept", splits: int = 100, seed: int = 0, csv_path: Path | None = None, overwrite: bool = False,
     dry_run: bool = False, workers: int | None = None, as_json: bool = False, quiet: bool = False,
-    normalize: str = "none", force: bool = False, layer: int | None = None, images: str | None = None, **options: Any,
+    normalize: str = "none", force: bool = False, layer: int | None = None, images: str | None = None,
+    asked: frozenset[str] = frozenset(), **options: Any,
 ) -> tuple[xr.Dataset | None, dict[str, Any]]:  # fmt: skip
-    """The command without click; returns the scores and what was done, or None for a dry run."""
+    """The command without click; returns the scores and what was done, or None for a dry run.
+
+    What was `asked` for, and is no default, is refused where a store of scores can't give it any more.
+    """
     from semprobe import stores
     from semprobe.assessment import assess
 
@@ -145,7 +153,7 @@ def run(
     if _common.forecast(stores.Place(output), size, guess, "scores", dry_run=dry_run, as_json=as_json, quiet=quiet):
         return None, {}
     if "tp" in data:
-        scores = _again(store, data, threshold, sweep)
+        scores = _again(store, data, {name: value for name, value in how.items() if name in asked}, sweep)
     else:
         if sae is not None:
             data, settings["normalisation"] = normalisation.apply(data, workers, quiet)
@@ -192,13 +200,18 @@ def _check_permutations(permutations: int, alpha: float, concepts: int) -> None:
         )
 
 
-def _again(store: str, data: xr.Dataset, threshold: float, sweep: bool) -> xr.Dataset:
+def _again(store: str, data: xr.Dataset, asked: dict[str, Any], sweep: bool) -> xr.Dataset:
     """A store of scores, to be tested anew."""
-    then = data.attrs["provenance"].get("threshold", 0.0)
-    if sweep or threshold not in (0.0, then):
-        raise click.UsageError(
-            f"{store} holds predictions at threshold {then}, which can't be changed; score activations or latents again"
-        )
+    came = data.attrs["provenance"]
+    then = {"threshold": "sweep" if "threshold" in data else came.get("threshold", 0.0),
+            "random": came.get("random", data.sizes["draw"])}  # fmt: skip
+    wanted = asked | ({"threshold": "sweep"} if sweep else {})
+    for name, value in wanted.items():
+        if value != then[name]:
+            raise click.UsageError(
+                f"{store} holds scores with --{name} {then[name]}, which can't be changed to {value}; score "
+                "activations or latents again"
+            )
     return data.drop_dims(["permutation", "choice"], errors="ignore").compute().drop_attrs(deep=False)
 
 

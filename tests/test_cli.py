@@ -232,10 +232,31 @@ def test_scores_are_tested_anew_and_not_encoded(acts: Path, sae_file: Path, tmp_
     xr.testing.assert_identical(anew.drop_attrs(), direct.drop_attrs())
     assert anew.attrs["provenance"]["tests"]["alpha"] == 0.5
     assert anew.attrs["provenance"]["sae"] == first.attrs["provenance"]["sae"]
-    for wrong in (("--threshold", 1), ("--threshold-sweep",)):
+    for wrong in (("--threshold", 1), ("--threshold-sweep",), ("--random", 400)):
         told = run("score", tmp_path / "s.zarr", "-o", tmp_path / "w.zarr", *wrong, code=2)
         assert "can't be changed" in told.stderr
     _fails(run, "encode", tmp_path / "s.zarr", "--sae", sae_file, "-o", tmp_path / "w.zarr", message="store of scores")
+
+
+def test_scores_keep_their_threshold_and_random_latents(acts: Path, sae_file: Path, tmp_path: Path, run: Run) -> None:
+    made = ("score", acts, "--sae", sae_file, "--permutations", 99, "-o")
+    run(*made, tmp_path / "some.zarr", "--threshold", 0.5, "--random", 50)
+    run(*made, tmp_path / "swept.zarr", "--threshold-sweep")
+    again = ("-o", tmp_path / "t.zarr", "--permutations", 99, "--overwrite")
+    for name, wrong, message in (
+        ("some", ("--threshold", 0), "--threshold 0.5, which can't be changed to 0.0"),
+        ("some", ("--random", 1000), "--random 50, which can't be changed to 1000"),
+        ("some", ("--threshold-sweep",), "--threshold 0.5, which can't be changed to sweep"),
+        ("swept", ("--threshold", 0), "--threshold sweep, which can't be changed to 0.0"),
+    ):
+        told = run("score", tmp_path / f"{name}.zarr", *again, *wrong, code=2)
+        assert message in " ".join(told.stderr.split())
+    for name, right in (("some", ()), ("some", ("--threshold", 0.5, "--random", 50)), ("swept", ("--threshold-sweep",)),
+                        ("swept", ())):  # fmt: skip
+        run("score", tmp_path / f"{name}.zarr", *again, *right)
+        then, now = (stores.open_store(tmp_path / f"{one}.zarr") for one in (name, "t"))
+        xr.testing.assert_identical(then.drop_attrs(), now.drop_attrs())
+        assert then.attrs["provenance"]["threshold"] == now.attrs["provenance"]["threshold"]
 
 
 def test_what_nobody_foresaw_is_one_line_too(acts: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
