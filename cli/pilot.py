@@ -77,12 +77,7 @@ def command(
     click.echo(f"\nbest latent of {scores.sizes['latent']} a concept, {each} positive and {each} negative scenes:")
     click.echo(pilot.table(findings))
     click.echo(_legend(findings))
-    power = _power(each, scores)
-    click.echo(
-        f"power: with {each} + {each} images and {power['latents']} latents an F1 of {power['critical_f1']:.3f} is "
-        f"significant; a latent that\nfires on 90 % of positives and 5 % of negatives is found with a chance of "
-        f"{power['detection']:.0%}"
-    )
+    click.echo(_power_in_words(each, _power(each, scores)))
     for path in made.values():
         click.echo(f"{path}: made of the pilot")
     click.echo(f"\n{out}: images, masks, manifest.csv, stores, best-latents.png; {clock.seconds:.0f} s")
@@ -136,10 +131,28 @@ def _check_ways(data: Any, sae: Any, scores: Any) -> str:
 
 
 def _power(each: int, scores: Any) -> dict[str, Any]:
+    """What is significant and what is found, concept by concept: of latents that fire as often as the store's."""
     from semprobe.power import critical_f1, detection
+    from semprobe.scoring import support
 
-    size = (each, each, scores.sizes["latent"])
-    return {"latents": size[2], "critical_f1": critical_f1(*size), "detection": detection(*size, 0.9, 0.05)}
+    size, found = (each, each, scores.sizes["latent"]), {}
+    for concept, shares in zip(scores["concept"].values, support(scores).transpose("concept", "latent"), strict=True):
+        given: dict[str, Any] = {"support": shares.values}
+        found[str(concept)] = {"critical_f1": critical_f1(*size, **given),
+                               "detection": detection(*size, 0.9, 0.05, **given)}  # fmt: skip
+    return {"latents": size[2], "concepts": found}
+
+
+def _power_in_words(each: int, power: dict[str, Any]) -> str:
+    critical, chance = ([one[name] for one in power["concepts"].values()] for name in ("critical_f1", "detection"))
+    least = "none" if min(critical) > 1 else f"{min(critical):.3f}"
+    most = "none" if max(critical) > 1 else f"{max(critical):.3f}"
+    return (
+        f"power: with {each} + {each} images and {power['latents']} latents that fire as often as these, but "
+        f"independently of each other, the\nsmallest significant F1 is {least} to {most} by concept; a latent that "
+        "fires on 90 % of positives and 5 % of\nnegatives is found with a chance of "
+        f"{min(chance):.0%} to {max(chance):.0%}"
+    )
 
 
 def _legend(findings: list[Any]) -> str:

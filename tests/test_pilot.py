@@ -17,7 +17,9 @@ import semprobe
 from semprobe import pilot
 from semprobe.backbones import PILOT, load_backbone
 from semprobe.checkpoints import pilot_sae_path
+from semprobe.cli.pilot import _power_in_words
 from semprobe.errors import DataError
+from semprobe.power import critical_f1, detection
 from semprobe.scenes import PARTS, SIZE, draw_scene
 
 
@@ -46,6 +48,11 @@ def test_the_set_has_what_it_says(tmp_path: Path) -> None:
     found = semprobe.find_images(manifest)
     assert found["concept"].values.tolist() == sorted(PARTS)
     assert ((found["label"].values == 1).sum(0) == 3).all()
+
+
+def test_no_critical_f1_is_no_number() -> None:
+    told = _power_in_words(2, {"latents": 9, "concepts": {"fur": {"critical_f1": float("inf"), "detection": 0.0}}})
+    assert "smallest significant F1 is none to none by concept" in told
 
 
 def test_planted_latents_are_found_and_permuted_ones_not() -> None:
@@ -113,6 +120,14 @@ def test_the_whole_experiment(tmp_path: Path, run: Callable[..., Result]) -> Non
     assert len(found["verified"]) == 4
     assert found["verified"][3].endswith("significant latents: 0")
     assert found["power"]["latents"] == 1024
+    scores = semprobe.open_store(tmp_path / "out" / "scores.zarr").compute()
+    for name, one in found["power"]["concepts"].items():
+        shares = semprobe.support(scores.sel(concept=name)).values
+        assert one["critical_f1"] == critical_f1(12, 12, 1024, support=shares)
+        assert one["detection"] == detection(12, 12, 1024, 0.9, 0.05, support=shares)
+    said = _power_in_words(12, found["power"])
+    bars = [one["critical_f1"] for one in found["power"]["concepts"].values()]
+    assert f"{min(bars):.3f} to {max(bars):.3f} by concept" in said
     by_concept = {one["concept"]: one for one in found["findings"]}
     assert set(by_concept) == set(PARTS)
     sound = [name for name, one in by_concept.items() if one["found"]]
