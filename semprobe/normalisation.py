@@ -27,10 +27,11 @@ _TOGETHER = 1024  # images whose sums are added in one step, whatever the chunks
 
 
 def _clamped(block: np.ndarray, names: np.ndarray) -> np.ndarray:
-    finite = np.isfinite(block).all((1, 2))
+    finite = np.isfinite(block).all(2)
     if not finite.all():
+        image, patch = np.argwhere(~finite)[0]
         raise DataError(
-            f"image {names[np.argmin(finite)]}: an activation is not finite (NaN or infinite), so nothing can be "
+            f"image {names[image]}, patch {patch}: an activation is not finite (NaN or infinite), so nothing can be "
             "normalised by it; extract it again, in float32 if it overflowed float16"
         )
     return np.clip(block.astype(np.float32, copy=False), -CLAMP, CLAMP)

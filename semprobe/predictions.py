@@ -30,16 +30,31 @@ def predict(patch_sums: xr.DataArray, threshold: float = 0.0) -> xr.DataArray:
     Raises
     ------
     DataError
-        When computed: a patch sum is NaN.
+        When computed: a patch sum is NaN; names image and latent.
     """
-    found = xr.apply_ufunc(_exceeds, patch_sums, float(threshold), dask="parallelized", output_dtypes=[bool])
+    names = [patch_sums[name].variable.to_base_variable() for name in ("image", "latent")]
+    if patch_sums.chunks is not None:
+        names = [one.chunk({dim: patch_sums.chunksizes[dim] for dim in one.dims}) for one in names]
+    found = xr.apply_ufunc(
+        _exceeds, patch_sums, *names, kwargs={"threshold": float(threshold)}, dask="parallelized", output_dtypes=[bool]
+    )
     return found.rename("prediction")
 
 
-def _exceeds(values: np.ndarray, threshold: float) -> np.ndarray:
-    if np.isnan(values).any():
-        raise DataError("a patch sum is NaN, so nothing can be predicted; encode these images again")
+def _exceeds(values: np.ndarray, images: np.ndarray, latents: np.ndarray, *, threshold: float) -> np.ndarray:
+    if (wrong := np.isnan(values)).any():
+        raise DataError(
+            f"{where(wrong, images, latents)}: a patch sum is NaN, so nothing can be predicted; encode these images "
+            "again"
+        )
     return values > threshold
+
+
+def where(wrong: np.ndarray, images: np.ndarray, latents: np.ndarray) -> str:
+    """The first place that is wrong, in words; names are broadcast with `wrong`."""
+    first = tuple(np.argwhere(wrong)[0])
+    image, latent = (np.broadcast_to(names, wrong.shape)[first] for names in (images, latents))
+    return f"image {image}, latent {latent}"
 
 
 def pack(predictions: np.ndarray) -> np.ndarray:

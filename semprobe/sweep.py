@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from semprobe.errors import DataError
+from semprobe.predictions import where
 from semprobe.scoring import aligned, check_classes
 from semprobe.vocabulary import NEGATIVE, POSITIVE, UNLABELLED, attrs
 
@@ -68,8 +69,11 @@ def sweep(patch_sums: xr.DataArray, label: xr.DataArray) -> xr.Dataset:
     ordered, wanted = aligned(patch_sums, label)
     check_classes(wanted)
     sums = ordered.values
-    if not np.isfinite(sums).all():
-        raise DataError("a patch sum is NaN or infinite, so it can't be a threshold; encode these images again")
+    if (wrong := ~np.isfinite(sums)).any():
+        place = where(wrong, ordered["image"].values[:, None], ordered["latent"].values)
+        raise DataError(
+            f"{place}: a patch sum is NaN or infinite, so it can't be a threshold; encode these images again"
+        )
     out = np.empty((5, wanted.sizes["concept"], sums.shape[1]))
     for concept, column in enumerate(wanted.values.T):
         here = np.flatnonzero(column != UNLABELLED)

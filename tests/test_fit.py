@@ -57,6 +57,18 @@ def test_statistics_are_the_same_bits_for_every_chunking(cuts: list[int], togeth
     assert whole.identical(cut)
 
 
+def test_a_nan_is_named_by_image_and_patch() -> None:
+    data = make_activations()
+    by = normalisation.statistics(data["activations"]).compute()
+    data["activations"].values[17, 4, 2] = np.nan
+    for lazy in (
+        normalisation.statistics(data["activations"].chunk(image=5)),
+        normalisation.normalize(data["activations"], by),
+    ):
+        with pytest.raises(DataError, match=r"image 017\.png, patch 4: an activation is not finite"):
+            lazy.compute()
+
+
 def test_normalising_is_lazy(never_computes: None) -> None:
     x = make_activations()["activations"].chunk(image=4)
     shifted = normalisation.normalize(x, normalisation.statistics(x))

@@ -44,6 +44,19 @@ def test_a_sum_equal_to_the_threshold_is_negative() -> None:
         semprobe.predict(sums * np.nan)
 
 
+@pytest.mark.parametrize("dims", [("image", "latent"), ("latent", "image")])
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_a_nan_sum_names_image_and_latent(dims: tuple[str, ...], chunk: int | None) -> None:
+    sums = semprobe.patch_sum(make_activations()["activations"], make_sae()).compute()[:, 30:].transpose(*dims)
+    sums.loc[{"image": "017.png", "latent": 44}] = np.nan
+    cut = sums.chunk(image=chunk, latent=7) if chunk else sums
+    with pytest.raises(DataError, match=r"image 017\.png, latent 44: a patch sum is NaN"):
+        semprobe.predict(cut).compute()
+    plain = sums.drop_vars(["image", "latent"])
+    with pytest.raises(DataError, match="image 17, latent 14: a patch sum"):
+        semprobe.predict(plain).compute()
+
+
 def _by_loops(predictions: np.ndarray, label: np.ndarray) -> np.ndarray:
     out = np.zeros((4, label.shape[1], predictions.shape[1]), int)
     for image, row in enumerate(label):

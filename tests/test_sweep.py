@@ -151,5 +151,5 @@ def test_outcomes_are_those_of_the_threshold_chosen() -> None:
 def test_not_finite_sums_are_refused() -> None:
     data = study()
     data["patch_sum"].values[3, 4] = np.inf
-    with pytest.raises(DataError, match="can't be a threshold"):
+    with pytest.raises(DataError, match=r"image 3\.png, latent 4: .*can't be a threshold"):
         score_sums(data, sweep=True)
