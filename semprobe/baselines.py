@@ -55,7 +55,7 @@ def random_sae(activations: xr.DataArray, sae: SAE, *, patches: int = 4096, seed
 
     Latent by latent: the direction is drawn uniformly from the sphere, and the bias is set half way between the
     products of the patches that should fire and of those that should not, so that as many codes of the sample are above
-    0 as the given latent's.
+    0 as the given latent's; unless patches tie there, such as equal ones, which fire together or not at all.
 
     Parameters
     ----------
