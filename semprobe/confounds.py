@@ -22,6 +22,7 @@ from semprobe.scoring import as_label, check_classes
 from semprobe.vocabulary import NEGATIVE, POSITIVE, UNLABELLED, attrs
 
 _ALONE = "sources of one image each"
+_SHUFFLES = 2000  # of the labels, to see how far they go with source by chance
 
 
 class _Table(NamedTuple):
@@ -79,11 +80,21 @@ def _concepts(label: xr.DataArray) -> dict[str, xr.DataArray]:
 
 
 def _cramers_v(table: _Table) -> float:
-    if table.unknown:
-        return float("nan")
-    counts = table.counts.astype(np.float64)
-    expected = counts.sum(1, keepdims=True) * counts.sum(0) / counts.sum()
-    return float(np.sqrt(((counts - expected) ** 2 / expected).sum() / counts.sum()))
+    return float("nan") if table.unknown else float(_v(table.counts))
+
+
+def _v(counts: np.ndarray) -> np.ndarray:
+    """Of (…, label, source)."""
+    images = counts.sum((-2, -1), keepdims=True, dtype=np.float64)
+    expected = counts.sum(-1, keepdims=True) * counts.sum(-2, keepdims=True) / images
+    return np.asarray(np.sqrt(((counts - expected) ** 2 / expected).sum((-2, -1)) / images[..., 0, 0]))
+
+
+def _v_by_chance(table: _Table) -> float:
+    """95 % quantile of V with labels dealt out at random; the same whenever it is asked for."""
+    sizes, positives = table.counts.sum(0), int(table.counts[0].sum())
+    dealt = np.random.default_rng(0).multivariate_hypergeometric(sizes, positives, _SHUFFLES, method="marginals")
+    return float(np.quantile(_v(np.stack([dealt, sizes - dealt], axis=1)), 0.95, method="higher"))
 
 
 def source_association(label: xr.DataArray, source: xr.DataArray) -> xr.DataArray:
@@ -147,9 +158,11 @@ def _partial(table: _Table, value: float) -> str:
     positives, negatives = table.counts.sum(1)
     at = int(np.abs(table.counts[0] / positives - table.counts[1] / negatives).argmax())
     mixed = int(table.counts[:, (table.counts > 0).all(0)].sum())
+    by_chance = _v_by_chance(table)
+    how = "in part" if value > by_chance + 1e-9 else "no more than shuffled labels do"
     return (
-        f"label and source go together in part (Cramér's V {value:.2f}): {table.counts[0, at]} of {positives} "
-        f"positives and {table.counts[1, at]} of {negatives} negatives come from "
+        f"label and source go together {how} (Cramér's V {value:.2f}; up to {by_chance:.2f} in 95 % of shuffles): "
+        f"{table.counts[0, at]} of {positives} positives and {table.counts[1, at]} of {negatives} negatives come from "
         f"{table.names[at] or 'no known source'}; {mixed} of {positives + negatives} images are in a source with both "
         "labels"
     )
