@@ -95,7 +95,7 @@ def _from_store(store: str, concept: str | None) -> tuple[Support, str, dict[str
     }  # fmt: skip
     return shares, (
         f"latents fire as often as those of {concept or names[0]} in {store}, {(shares == 0).sum()} of which never "
-        f"fire there and are left out and {(shares == 1).sum()} always, and are independent of each other"
+        f"fire there and {(shares == 1).sum()} always (both are left out), and are independent of each other"
     ), sizes  # fmt: skip
 
 

@@ -11,7 +11,7 @@ How often the null latents fire is `support` of every function here: the share o
 - None: an assumption, that as many latents fire on 1 image as on 2, on 3, ..., on n - 1 images.
 - ``"worst"``: all of them fire on the one number of images, from 1 to n - 1, with the heaviest tail.
 - an array, such as :func:`semprobe.support` of a concept: its latents stand for all `latents`. A share of 0 never fires
-  and is left out of the family; a share of 1 always fires and has the floor as its F1; for another number of images
+  and a share of 1 always: both are left out, as they are of the family of the test; for another number of images other
   shares are rounded to whole images, at least 1 and at most n - 1.
 
 Ties are exact: F1 is the correctly rounded quotient of two small integers, so equal fractions are equal floats, and
@@ -78,7 +78,7 @@ def critical_f1(positives: int, negatives: int, latents: int, *, alpha: float = 
     Raises
     ------
     DataError
-        No positives, no negatives, no latents, alpha outside (0, 1), or shares that are none or all 0.
+        No positives, no negatives, no latents, alpha outside (0, 1), or shares that are none or all 0 or 1.
 
     References
     ----------
@@ -206,10 +206,13 @@ def _family(support: Support) -> _Family:
     shares = np.asarray(support, np.float64)
     if shares.size == 0 or not ((shares >= 0) & (shares <= 1)).all():
         raise DataError("support must be shares of the images between 0 and 1, one a latent; found others, or none")
-    if not shares.any():
-        raise DataError("every share of support is 0: no latent ever fires, so there is nothing to compare with")
+    if not ((shares > 0) & (shares < 1)).any():
+        raise DataError(
+            "every share of support is 0 or 1: no latent fires on some images and not on all, so there is nothing to "
+            "compare with"
+        )
     found, counts = np.unique(shares, return_counts=True)
-    return tuple((float(s), float(c)) for s, c in zip(found, counts / shares.size, strict=True) if s > 0)
+    return tuple((float(s), float(c)) for s, c in zip(found, counts / shares.size, strict=True) if 0 < s < 1)
 
 
 def _expected(family: _Family, images: int, latents: int) -> np.ndarray:
@@ -219,7 +222,7 @@ def _expected(family: _Family, images: int, latents: int) -> np.ndarray:
         inner[[0, -1]] = 0
         return inner
     shares, weights = np.array(family).T
-    fired = np.where(shares < 1, np.clip(np.rint(shares * images), 1, images - 1), images).astype(np.int64)
+    fired = np.clip(np.rint(shares * images), 1, images - 1).astype(np.int64)
     return np.bincount(fired, latents * weights, images + 1)
 
 

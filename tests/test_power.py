@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from click.testing import Result
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import semprobe
@@ -64,7 +64,7 @@ def _by_enumeration(positives: int, negatives: int, fired: list[int], alpha: Fra
         return Fraction(sum(value(tp, number) < bound for tp in ways), len(ways))
 
     values = {value(tp, tp + fp) for tp, fp in product(range(positives + 1), range(negatives + 1))}
-    rare = [v for v in values if 1 - prod(below(number, v) for number in fired if number) <= alpha]
+    rare = [v for v in values if 1 - prod(below(number, v) for number in fired if 0 < number < images) <= alpha]
     return float(min(rare)) if rare else inf
 
 
@@ -72,7 +72,8 @@ def _by_enumeration(positives: int, negatives: int, fired: list[int], alpha: Fra
 @given(st.data())
 def test_critical_f1_agrees_with_enumeration(data: st.DataObject) -> None:
     positives, negatives = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4))
-    fired = data.draw(st.lists(st.integers(0, positives + negatives), min_size=1, max_size=6).filter(any))
+    fired = data.draw(st.lists(st.integers(0, positives + negatives), min_size=1, max_size=6))
+    assume(any(0 < number < positives + negatives for number in fired))
     alpha = Fraction(data.draw(st.integers(1, 996)), 997)  # a prime: no chance is equal to it
     support = np.array(fired) / (positives + negatives)
     found = critical_f1(positives, negatives, len(fired), alpha=float(alpha), support=support)
@@ -108,14 +109,22 @@ def test_worst_case_is_the_worst_of_all_supports(sizes: tuple[int, int]) -> None
         assert critical_f1(*sizes, latents, support="worst") == max(each)
 
 
-def test_never_firing_latents_are_left_out_and_always_firing_ones_have_the_floor() -> None:
+def test_latents_that_never_or_always_fire_are_left_out() -> None:
     some = np.array([0.25, 0.5, 0.5, 0.75])
     assert critical_f1(2, 2, 8, alpha=0.3, support=np.append(some, np.zeros(4))) == critical_f1(
         2, 2, 4, alpha=0.3, support=some
     )
     assert critical_f1(2, 2, 4, alpha=0.3, support=some) > critical_f1(2, 2, 2, alpha=0.3, support=some)
+    assert critical_f1(2, 2, 8, alpha=0.3, support=np.append(some, np.ones(4))) == critical_f1(
+        2, 2, 4, alpha=0.3, support=some
+    )
     assert floor(2, 2) == 2 / 3
-    assert critical_f1(2, 2, 1, alpha=0.5, support=np.ones(1)) == 4 / 5, "the next F1 above the floor"
+
+
+def test_one_always_firing_latent_does_not_change_what_the_test_finds() -> None:
+    """50 latents that fire on a fifth of 20 + 20 images: the floor, 0.667, would be the bar."""
+    few = np.full(50, 0.2)
+    assert critical_f1(20, 20, 51, support=np.append(few, 1)) == critical_f1(20, 20, 50, support=few) < floor(20, 20)
 
 
 def test_shares_are_rounded_to_whole_images_but_never_to_none_or_all() -> None:
@@ -213,7 +222,8 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: critical_f1(20, 20, 100, support=np.array([3.0, 4.0])), "between 0 and 1"),
     (lambda: critical_f1(20, 20, 100, support=np.array([0.5, np.nan])), "between 0 and 1"),
     (lambda: critical_f1(20, 20, 100, support=np.array([])), "or none"),
-    (lambda: critical_f1(20, 20, 100, support=np.zeros(3)), "no latent ever fires"),
+    (lambda: critical_f1(20, 20, 100, support=np.zeros(3)), "no latent fires on some"),
+    (lambda: critical_f1(20, 20, 100, support=np.array([0.0, 1.0])), "0 or 1: no latent fires on some"),
     (lambda: detection(20, 20, 100, 1.1, 0), "true positive rate is 1.1"),
     (lambda: detection(20, 20, 100, 1, float("nan")), "false positive rate is nan"),
     (lambda: images_needed(100, 0.9, 0.1, power=1), "power 1"),
