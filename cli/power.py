@@ -81,6 +81,11 @@ def _from_store(store: str, concept: str | None) -> tuple[Support, str, dict[str
     if "tp" not in data:
         kind = data.attrs["semprobe_format"]["kind"]
         raise StoreError(f"{store}: this is a store of {kind}, expected one of scores, as semprobe score makes")
+    if "threshold" in data:
+        raise DataError(
+            f"{store}: these are scores of a threshold sweep, whose thresholds the labels chose, expected some of a "
+            "fixed threshold; score without --threshold-sweep"
+        )
     names = [str(name) for name in data["concept"].values]
     if concept is None and len(names) > 1:
         raise click.UsageError(f"{store} holds the concepts {', '.join(names)}; choose one with --concept")

@@ -305,7 +305,7 @@ def test_command_takes_support_and_sizes_from_a_store(scores: tuple[Path, xr.Dat
 
 
 def test_command_refuses(scores: tuple[Path, xr.Dataset], acts: Path, tmp_path: Path, run: Run) -> None:
-    path, _ = scores
+    path, data = scores
 
     def fails(*arguments: object, message: str, code: int) -> None:
         result = run("power", *arguments, code=code)
@@ -321,5 +321,8 @@ def test_command_refuses(scores: tuple[Path, xr.Dataset], acts: Path, tmp_path: 
     fails("--support", path, message="holds the concepts fur, wheel; choose one with --concept", code=2)
     fails("--support", path, "--concept", "hub", message="no concept hub, expected one of fur, wheel", code=1)
     fails("--support", tmp_path / "no.zarr", message="no.zarr", code=1)
+    swept = tmp_path / "swept.zarr"
+    stores.write_whole(swept, data.assign(threshold=data["f1"].astype(np.float32)), kind="scores", provenance={})
+    fails("--support", swept, "--concept", "fur", message="swept.zarr: these are scores of a threshold sweep", code=1)
     fails("--support", acts, message="this is a store of activations, expected one of scores", code=1)
     fails(*SIZES, "--positives", 50_000, message="50000 positives and 20 negatives would take arrays", code=1)
