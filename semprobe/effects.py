@@ -276,9 +276,10 @@ def _summary(choices: np.ndarray, *, numbers: np.ndarray) -> tuple[np.ndarray, .
     low, median, high = np.quantile(held, (0.05, 0.5, 0.95), axis=-1)
     chosen, share = np.full((len(held), _CHOICES), -1), np.zeros((len(held), _CHOICES))
     for concept, row in enumerate(position):
-        found, times = np.unique(row[~np.isnan(row)].astype(int), return_counts=True)
+        latents = numbers[row[~np.isnan(row)].astype(int)]  # several columns of a sweep are one latent
+        found, times = np.unique(latents, return_counts=True)
         often = np.argsort(-times, kind="stable")[:_CHOICES]
-        chosen[concept, : len(often)] = numbers[found[often]]
+        chosen[concept, : len(often)] = found[often]
         share[concept, : len(often)] = times[often] / row.size
     return held.mean(-1), low, median, high, chosen, share
 

@@ -29,7 +29,7 @@ def cuts(sums: np.ndarray) -> np.ndarray:
 def _best(sums: np.ndarray, positive: np.ndarray) -> np.ndarray:
     """(tp, fp, threshold) x latent of the cut with the largest F1, of those above which are some images and not all."""
     best = np.full((2, sums.shape[1]), -np.inf)  # F1 and precision
-    found = np.zeros((3, sums.shape[1]))
+    found = np.zeros((3, sums.shape[1]))  # float64 holds a threshold of any dtype
     for cut in cuts(sums):
         fires = sums > cut
         tp, fp = fires[positive].sum(0), fires[~positive].sum(0)
@@ -59,7 +59,7 @@ def sweep(patch_sums: xr.DataArray, label: xr.DataArray) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        ``tp fp fn tn`` (concept, latent) int32 and ``threshold`` (concept, latent) float32, in memory.
+        ``tp fp fn tn`` (concept, latent) int32 and ``threshold`` (concept, latent) of the patch sums' dtype, in memory.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def sweep(patch_sums: xr.DataArray, label: xr.DataArray) -> xr.Dataset:
     named = dict(zip(("tp", "fp", "fn", "tn", "threshold"), out, strict=True))
     return xr.Dataset(
         {
-            name: (("concept", "latent"), values.astype(np.float32 if name == "threshold" else np.int32), attrs(name))
+            name: (("concept", "latent"), values.astype(sums.dtype if name == "threshold" else np.int32), attrs(name))
             for name, values in named.items()
         },
         coords=coords,

@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 from scipy.stats import false_discovery_control, fisher_exact
 
-from semprobe.assessment import outcomes, score_sums
+from semprobe.assessment import assess, outcomes, score_sums
 from semprobe.errors import DataError
 from semprobe.significance import permuted_labels, significance
 from semprobe.sweep import cuts, sweep
@@ -146,6 +146,30 @@ def test_outcomes_are_those_of_the_threshold_chosen() -> None:
         assert [found.count(n) for n in ("tp", "fp", "fn", "tn")] == [
             int(scores[n][0, latent]) for n in ("tp", "fp", "fn", "tn")
         ]
+
+
+def test_a_threshold_keeps_the_bits_of_the_sums() -> None:
+    """Of float64 sums a threshold cut to float32 is another one."""
+    data = study(40, 20)
+    data["patch_sum"] = ("image", "latent"), np.random.default_rng(0).random((40, 20))
+    scores = score_sums(data, sweep=True)
+    assert scores["threshold"].dtype == np.float64
+    assert sweep(study()["patch_sum"], study()["label"])["threshold"].dtype == np.float32
+    for latent in range(20):
+        found = outcomes(scores, "wheel", latent).values.tolist()
+        assert [found.count(n) for n in ("tp", "fp")] == [int(scores[n][0, latent]) for n in ("tp", "fp")]
+
+
+def test_a_latent_is_chosen_once_whatever_its_threshold() -> None:
+    """Latent 2 is perfect at several thresholds, of which splits choose now one and now another."""
+    data = study(41, 12, seed=5)
+    data["label"].values[:, 0] = np.repeat([1, 0, -1], [20, 20, 1])
+    data["patch_sum"].values[:20, 2] = np.linspace(2, 9, 20)
+    data["patch_sum"].values[20:, 2] = np.linspace(0, 3, 21)
+    found = assess(score_sums(data, sweep=True), permutations=9)
+    chosen = found["chosen_latent"].values[0]
+    assert chosen.tolist() == [2, -1, -1, -1, -1]
+    assert found["chosen_share"].values[0].tolist() == [1, 0, 0, 0, 0]
 
 
 def test_not_finite_sums_are_refused() -> None:
