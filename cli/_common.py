@@ -212,24 +212,26 @@ class Normalisation:
     """What --normalize asks for: read at once if it is a file, computed when it is needed."""
 
     def __init__(self, how: str) -> None:
-        from semprobe.normalisation import read_statistics
-
         self.how = how
-        self._by = None if how in ("none", "probe") else read_statistics(how)
+        self._by: xr.Dataset | None = None
+        if how not in ("none", "probe"):
+            from semprobe.normalisation import read_statistics  # with torch, which patch sums do without
+
+            self._by = read_statistics(how)
 
     def check(self, data: xr.Dataset) -> None:
         """Make sure, before anything long, that statistics of a file are of these features."""
-        from semprobe.normalisation import normalize
-
         if self._by is not None:
+            from semprobe.normalisation import normalize
+
             normalize(data["activations"], self._by)
 
     def apply(self, data: xr.Dataset, workers: int | None, quiet: bool) -> tuple[xr.Dataset, Any]:
         """The activations normalised, lazily, and what stores record of it."""
-        from semprobe import normalisation
-
         if self.how == "none":
             return data, "none"
+        from semprobe import normalisation
+
         by = self._by
         if by is None:
             number = data.sizes["image"]

@@ -242,12 +242,11 @@ def _bytes(data: xr.Dataset, sae: SAE | None, permutations: int, sweep: bool) ->
 def _measured(data: xr.Dataset, sae: SAE | None, how: dict[str, Any], workers: int | None, quiet: bool) -> xr.Dataset:
     """Scores of every latent; with AUROC and average precision if the patch sums fit into memory."""
     from semprobe.assessment import score_sums
-    from semprobe.encoding import latents
     from semprobe.scoring import score
 
     number, fits = data.sizes["image"], _sums_bytes(data, sae) <= _IN_MEMORY
     if fits:
-        lazy = data.drop_vars(["patch_max", "patch_argmax"], errors="ignore") if sae is None else latents(data, sae)
+        lazy = data.drop_vars(["patch_max", "patch_argmax"], errors="ignore") if sae is None else _encoded(data, sae)
     else:
         given = {name: value for name, value in how.items() if name != "sweep"}
         lazy = score(data, sae=sae, **given)
@@ -258,6 +257,12 @@ def _measured(data: xr.Dataset, sae: SAE | None, how: dict[str, Any], workers: i
     with _common.progress(number, "scoring", quiet) as update, _common.dask_threads(number, update, workers):
         found = lazy.compute()
     return score_sums(found, **how) if fits else found
+
+
+def _encoded(data: xr.Dataset, sae: SAE) -> xr.Dataset:
+    from semprobe.encoding import latents  # with torch, which patch sums do without
+
+    return latents(data, sae)
 
 
 def _baseline(

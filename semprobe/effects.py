@@ -14,6 +14,7 @@ import xarray as xr
 from scipy.stats import rankdata
 
 from semprobe.errors import DataError
+from semprobe.predictions import words
 from semprobe.scoring import aligned, check_classes, concept_rng
 from semprobe.vocabulary import NEGATIVE, POSITIVE, UNLABELLED, attrs
 
@@ -196,20 +197,13 @@ def _split(label: xr.DataArray, splits: int, seed: int) -> _Halves:
     return halves
 
 
-def _words(bits: np.ndarray) -> np.ndarray:
-    """(word, column) uint64 from (row, column) bool: 64 rows a word."""
-    padded = np.pad(bits, ((0, -len(bits) % 64), (0, 0)))
-    packed = np.packbits(padded, axis=0).reshape(len(padded) // 64, 8, bits.shape[1])
-    return np.ascontiguousarray(packed.transpose(0, 2, 1)).view(np.uint64)[..., 0]
-
-
 def _overlap(half: np.ndarray, predictions: np.ndarray) -> np.ndarray:
     """(2, split, latent) int32: images predicted in the first half and in the second.
 
     By bits, exact, and not by a matmul, whose threads would quarrel with torch's and dask's.
     """
     first = np.zeros((len(half), predictions.shape[1]), np.int32)
-    for these, those in zip(_words(half.T), _words(predictions), strict=True):
+    for these, those in zip(words(half.T), words(predictions), strict=True):
         first += np.bitwise_count(these[:, None] & those)
     return np.stack([first, predictions.sum(0, dtype=np.int32) - first])
 

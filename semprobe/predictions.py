@@ -67,6 +67,13 @@ def unpack(bits: np.ndarray, latents: int) -> np.ndarray:
     return np.unpackbits(bits, axis=-1, count=latents).astype(bool)
 
 
+def words(bits: np.ndarray) -> np.ndarray:
+    """(word, column) uint64 from (row, column) bool: 64 rows a word, for counting what two columns share."""
+    padded = np.pad(bits, ((0, -len(bits) % 64), (0, 0)))
+    packed = np.packbits(padded, axis=0).reshape(len(padded) // 64, 8, bits.shape[1])
+    return np.ascontiguousarray(packed.transpose(0, 2, 1)).view(np.uint64)[..., 0]
+
+
 def as_bits(predictions: xr.DataArray) -> xr.DataArray:
     """Predictions (image, latent) as ``prediction_bits`` (image, byte); lazy if they are."""
     whole = predictions if predictions.chunks is None else predictions.chunk(latent=-1)

@@ -9,21 +9,18 @@ from __future__ import annotations
 import itertools
 import math
 import zlib
-from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 from scipy.stats import false_discovery_control, hypergeom
 
 from semprobe.errors import DataError
-from semprobe.predictions import pack, unpack
+from semprobe.predictions import unpack, words
 from semprobe.sweep import cuts
 from semprobe.vocabulary import POSITIVE, UNLABELLED, attrs
 
-if TYPE_CHECKING:
-    import torch
-
-_ROWS, _AT_ONCE = 512, 2048  # latents and permutations whose true positives are counted at once: they fit a cache
+_ROWS, _AT_ONCE = 128, 1024  # latents and permutations whose true positives are counted at once: they fit a cache
+_CELLS = 2**18  # random numbers drawn at once
 
 
 def exact_p(scores: xr.Dataset) -> xr.DataArray:
@@ -157,8 +154,11 @@ def permuted_labels(label: np.ndarray, strata: np.ndarray, number: int, seed: li
     for stratum in np.unique(strata):
         here = np.flatnonzero(strata == stratum)
         positives = int(label[here].sum())
-        order = rng.random((number, len(here))).argsort(1)[:, :positives]
-        found[here[order].T, np.arange(number)] = True
+        block = max(1, _CELLS // len(here))
+        for start in range(0, number, block):  # the same numbers as all at once, in less memory
+            columns = np.arange(start, min(start + block, number))
+            order = rng.random((len(columns), len(here))).argsort(1)[:, :positives]
+            found[here[order].T, columns] = True
     return found
 
 
@@ -181,35 +181,41 @@ def null_max_f1(predictions: np.ndarray, permutations: np.ndarray) -> np.ndarray
     numpy.ndarray
         (permutation,) float64; 0 without latents.
     """
-    import torch
-
-    from semprobe.kernel import one_thread
-
     positives = int(permutations[:, 0].sum())
-    unique = np.unique(pack(predictions.T), axis=0)
-    rows = np.unpackbits(unique, axis=1, count=len(predictions))
-    fires = rows.sum(1, dtype=np.int64)
+    unique, at = np.unique(words(predictions), axis=1, return_index=True)
+    fires = predictions.sum(0, dtype=np.int64)[at]
     bound = 2 * np.minimum(fires, positives) / (fires + positives)
     order = np.lexsort((fires, -bound))
-    rows, fires, bound = rows[order], fires[order], bound[order]
-    best = np.zeros(permutations.shape[1])
-    with one_thread():  # two gain nothing here, and take ten times as long beside another process
-        for start in range(0, len(best), _AT_ONCE):
-            here = best[start : start + _AT_ONCE]
-            drawn = torch.from_numpy(permutations[:, start : start + _AT_ONCE].astype(np.float32))
-            for first in range(0, len(fires), _ROWS):
-                if bound[first] <= here.min():
-                    break
-                some = torch.from_numpy(rows[first : first + _ROWS].astype(np.float32))
-                _raise(here, some @ drawn, fires[first : first + _ROWS], positives)
+    rows, fires, bound = unique[:, order], fires[order], bound[order]
+    best, dealt = np.zeros(permutations.shape[1]), words(permutations)
+    counts = np.min_scalar_type(len(predictions))
+    for start in range(0, len(best), _AT_ONCE):
+        here, drawn = best[start : start + _AT_ONCE], dealt[:, start : start + _AT_ONCE]
+        for first in range(0, len(fires), _ROWS):
+            if bound[first] <= here.min():
+                break
+            tp = _shared(rows[:, first : first + _ROWS], drawn, counts)
+            _raise(here, tp, fires[first : first + _ROWS], positives)
     return best
 
 
-def _raise(best: np.ndarray, tp: torch.Tensor, fires: np.ndarray, positives: int) -> None:
+def _shared(rows: np.ndarray, drawn: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """(latent, permutation) images that both have, of words of bits.
+
+    A matmul would count them, too, with threads that wait for whoever else has a core.
+    """
+    found = np.zeros((rows.shape[1], drawn.shape[1]), dtype)
+    both = np.empty(found.shape, np.uint64)
+    for one, other in zip(rows, drawn, strict=True):
+        found += np.bitwise_count(np.bitwise_and(one[:, None], other, out=both))
+    return found
+
+
+def _raise(best: np.ndarray, tp: np.ndarray, fires: np.ndarray, positives: int) -> None:
     """Raise maxima to the F1 of these true positives (latent, permutation), sorted by number of predictions."""
     edges = [0, *(np.flatnonzero(np.diff(fires)) + 1), len(fires)]
     for start, stop in itertools.pairwise(edges):
-        most = tp[start:stop].amax(0).numpy().astype(np.float64)
+        most = tp[start:stop].max(0).astype(np.float64)
         np.maximum(best, 2 * most / (fires[start] + positives), out=best)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -298,6 +300,17 @@ def test_sources_apart_are_apart_in_spite_of_rounding() -> None:
 
 
 # the command
+
+
+def test_scoring_patch_sums_needs_no_torch(tmp_path: Path) -> None:
+    latents = written(tmp_path / "latents.zarr", web_study(MIXED))
+    code = (
+        "import sys; from semprobe.cli import main;"
+        f"main(['score', {str(latents)!r}, '-o', {str(tmp_path / 's.zarr')!r}], standalone_mode=False);"
+        "print('torch' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert told.splitlines()[-1] == "False"
 
 
 def test_csv_is_the_scores_and_no_formula(tmp_path: Path, run: Run) -> None:

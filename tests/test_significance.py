@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
+import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -116,21 +120,58 @@ def test_the_null_does_not_depend_on_how_it_is_cut(rows: int, at_once: int) -> N
         assert (significance.null_max_f1(found, dealt) == whole).all()
 
 
-def test_the_null_is_counted_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads of torch wait for each other, and for whoever else has a core."""
-    import torch
+def test_the_null_is_counted_by_one_thread() -> None:
+    """Threads wait for each other, and for whoever else has a core."""
+    found = np.random.default_rng(0).random((200, 4000)) < 0.4
+    dealt = significance.permuted_labels(np.arange(200) % 2, np.zeros(200, int), 2000, [0])
+    all_threads, mine = time.process_time(), time.thread_time()
+    significance.null_max_f1(found, dealt)
+    mine = time.thread_time() - mine
+    assert time.process_time() - all_threads < 1.2 * mine + 0.02
 
-    used: list[int] = []
-    inner = significance._raise
-    monkeypatch.setattr(significance, "_raise", lambda *a: (used.append(torch.get_num_threads()), inner(*a)))
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
+
+def test_the_test_needs_no_torch() -> None:
+    code = (
+        "import sys; from tests.test_significance import make_scores; import semprobe.assessment;"
+        "from semprobe.significance import significance; significance(make_scores()); print('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "False\n"
+
+
+@pytest.mark.parametrize("images", [63, 64, 65, 255, 256, 300])
+def test_numbers_of_images_around_the_size_of_a_word_and_a_byte(images: int) -> None:
+    rng = np.random.default_rng(images)
+    found = rng.random((images, 20)) < rng.random(20)
+    found[:, 0], found[:-1, 1], found[-1, 1] = np.arange(images) % 2 == 0, True, False
+    dealt = significance.permuted_labels(np.arange(images) < images - 2, np.zeros(images, int), 30, [0])
+    tp = found.T.astype(int) @ dealt
+    expected = (2 * tp / (found.sum(0)[:, None] + images - 2)).max(0)
+    np.testing.assert_array_equal(significance.null_max_f1(found, dealt), expected)
+
+
+@settings(max_examples=20, deadline=None)
+@given(cells=st.integers(1, 500))
+def test_labels_dealt_do_not_depend_on_how_they_are_cut(cells: int) -> None:
+    label, strata = np.arange(23) % 3 == 0, np.arange(23) % 2
+    rng, whole = np.random.default_rng([1, 2]), np.zeros((23, 40), bool)
+    for one in (0, 1):  # as all at once
+        here = np.flatnonzero(strata == one)
+        order = rng.random((40, len(here))).argsort(1)[:, : label[here].sum()]
+        whole[here[order].T, np.arange(40)] = True
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(significance, "_CELLS", cells)
+        assert (significance.permuted_labels(label, strata, 40, [1, 2]) == whole).all()
+
+
+def test_labels_are_dealt_in_little_memory() -> None:
+    """Of 1,000 images and 4,000 permutations: 4 MB of labels, and not 64 MB of numbers beside them."""
+    label, strata = np.arange(1000) % 2, np.zeros(1000, int)
+    tracemalloc.start()
     try:
-        significance.null_max_f1(np.eye(8, dtype=bool), np.eye(8, dtype=bool))
-        assert set(used) == {1}
-        assert torch.get_num_threads() == 2
+        significance.permuted_labels(label, strata, 4000, [0])
+        assert tracemalloc.get_traced_memory()[1] < 15e6
     finally:
-        torch.set_num_threads(before)
+        tracemalloc.stop()
 
 
 def test_labels_change_places_within_strata_only() -> None:
