@@ -125,9 +125,9 @@ def panels(
         raise DataError(f"top {top}, alpha {alpha}: expected at least 1, and between 0 and 1")
     null = scores["null_max_f1"].transpose("concept", "permutation").values
     family = str(came.get("family", "concept"))
-    concepts = len(known) if family == "study" else 1
+    spanned = len(known) if family == "study" else 1
     return [
-        _panel(scores.sel(concept=[name]).compute(), null[known.index(name)], top, alpha, family, concepts)
+        _panel(scores.sel(concept=[name]).compute(), null[known.index(name)], top, alpha, family, spanned)
         for name in wanted
     ]
 
