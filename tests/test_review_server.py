@@ -159,9 +159,10 @@ def test_no_other_file_is_read(site: Site, name: str) -> None:
 
 def test_a_link_out_of_the_study_is_not_followed(site: Site, tmp_path: Path) -> None:
     name = Path(site.study.used()[0]["path"]).name
-    (site.study.images / name).unlink()
-    (site.study.images / name).symlink_to(draw(tmp_path / "elsewhere.png"))
-    assert site.ask(f"picture/{name}")[0] == 409
+    (site.study.images / name).replace(tmp_path / "elsewhere.png")  # the very bytes, so that the hash agrees
+    (site.study.images / name).symlink_to(tmp_path / "elsewhere.png")
+    status, data, _ = site.ask(f"picture/{name}")
+    assert (status, b"is no picture of this study" in data) == (409, True)
 
 
 @pytest.mark.parametrize(
@@ -261,9 +262,13 @@ def test_without_scores_negatives_can_be_judged(pool: Site) -> None:
 
 
 def test_scores_that_were_made_anew_are_read_anew(site: Site, run: Run) -> None:
-    before = site.json("latents/t-shirt/3")["beside"]["null_max_f1"]["permutations"]
-    run("score", site.study.folder, "--overwrite", "--quiet", "--permutations", 99)
-    assert (before, site.json("latents/t-shirt/3")["beside"]["null_max_f1"]["permutations"]) == (200, 99)
+    latent = best(site.study, "t-shirt")
+    before, picture = site.json(f"latents/t-shirt/{latent}"), site.ask("null/t-shirt")[1]
+    run("score", site.study.folder, "--overwrite", "--quiet", "--permutations", 99, "--threshold", 1e9)
+    after = site.json(f"latents/t-shirt/{latent}")
+    assert [one["beside"]["null_max_f1"]["permutations"] for one in (before, after)] == [200, 99]
+    assert sum(one["total"] for one in after["galleries"] if one["kind"] in ("tp", "fp")) == 0
+    assert site.ask("null/t-shirt")[1] != picture
 
 
 # verdicts on negatives
@@ -384,6 +389,7 @@ def test_blinded_latents_tell_nothing_until_all_are_judged(site: Site) -> None:
         assert set(data) == {"largest_code", "galleries", "patches"}
         assert [one["kind"] for one in data["galleries"]] == ["largest"]
         assert not re.search('positive|negative|"f1"', json.dumps(data).lower())
+        assert {one["told"] for one in [*data["patches"], *data["galleries"][0]["pictures"]]} == {""}
         assert f"Latent {latent}" not in page
         assert f"latents/t-shirt/{latent}" not in page
     for at in range(1, 11):

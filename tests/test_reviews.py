@@ -125,8 +125,8 @@ def test_kappa_by_hand() -> None:
 
 def _write_many(path: Path, who: str) -> None:
     with Reviews(path) as opened:
-        for at in range(40):
-            opened.set(who, "wheel", at, "caveats", f"{who} {at}")
+        for at in range(300):
+            opened.set(who, "wheel", at, "caveats", f"{who} {at}", seen=0)  # reads, then writes
 
 
 def test_processes_and_threads_lose_nothing(tmp_path: Path) -> None:
@@ -139,8 +139,8 @@ def test_processes_and_threads_lose_nothing(tmp_path: Path) -> None:
         one.join(60)
         assert one.exitcode == 0
     with Reviews(path) as opened:
-        assert len(opened.history()) == 80
-        assert len({(one.reviewer, one.latent) for one in opened.answers()}) == 80
+        assert len(opened.history()) == 600
+        assert len({(one.reviewer, one.latent) for one in opened.answers()}) == 600
 
 
 def test_what_was_saved_outlives_a_kill(tmp_path: Path) -> None:
