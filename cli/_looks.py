@@ -162,23 +162,23 @@ class Looks:
         return url if len(url) <= _NAME else f"…{url[1 - _NAME :]}"
 
 
-def tested_scores(study: str, *, makes: str) -> xr.Dataset:
+def tested_scores(study: Study) -> xr.Dataset:
     """A study's scores, in memory, with everything that a report or a review tells of them.
 
     Raises
     ------
-    StoreError, DataError
-        There are none, they are of other images than the study uses now, or were not tested.
+    StoreNotFound, DataError
+        There are none, or they were not tested.
     """
     from semprobe.errors import DataError
-    from semprobe.stores import open_store
 
-    path, _ = _studies.in_study(study, "", makes=makes, reads="scores")
-    scores = open_store(path)
+    scores = _studies.made(study, "scores")
     predictions = "patch_sum" if "patch_sum" in scores else "prediction_bits"  # a sweep keeps the sums
     needed = ("null_max_f1", "held_out_f1", "f1_low", predictions)
     if missing := [name for name in needed if name not in scores]:
-        raise DataError(f"{path}: has no {', '.join(missing)}, so it was not tested; semprobe score {study} does it")
+        raise DataError(
+            f"{study.scores}: has no {', '.join(missing)}, so it was not tested; semprobe score {study.folder} does it"
+        )
     return scores.compute()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -40,30 +39,45 @@ def in_study(given: str, output: str | None, *, makes: str, reads: str | None = 
             raise click.UsageError(f"Missing option '-o' / '--output': {given} is no study that would know where")
         return given, output
     study = Study(given)
-    if reads is not None:
-        _check_current(study, getattr(study, reads), reads)
+    if reads is not None and (told := stale(study, made(study, reads), reads)):
+        raise StoreError(f"{getattr(study, reads)}: {told}")
     return given if reads is None else str(getattr(study, reads)), output or str(getattr(study, makes))
 
 
-def _check_current(study: Study, path: Path, kind: str) -> None:
+def made(study: Study, kind: str) -> xr.Dataset:
+    """A store of the study, opened.
+
+    Raises
+    ------
+    StoreNotFound
+        It is not there yet; says which command makes it.
+    """
     from semprobe.errors import StoreNotFound
-    from semprobe.images import find_images
     from semprobe.stores import open_store
+
+    path = getattr(study, kind)
+    try:
+        return open_store(str(path))
+    except StoreNotFound as error:
+        step = f"semprobe {_MADE_BY[kind]} {study.folder}"
+        raise StoreNotFound(f"{path}: the study has no {kind} yet; {step} makes them") from error
+
+
+def stale(study: Study, data: xr.Dataset, kind: str) -> str:
+    """That a store of the study was made of other images or labels than the study has now; empty if it was not."""
+    from semprobe.images import find_images
     from semprobe.study import STORES
 
+    there, wanted = labels(data), labels(find_images(study.folder))
+    if there == wanted:
+        return ""
     steps = [f"semprobe {_MADE_BY[one]} {study.folder}" for one in STORES[: STORES.index(kind) + 1]]
-    try:
-        there = labels(open_store(str(path)))
-    except StoreNotFound as error:
-        raise StoreNotFound(f"{path}: the study has no {kind} yet; {steps[-1]} makes them") from error
-    wanted = labels(find_images(study.folder))
-    if there != wanted:
-        new, gone = len(wanted.keys() - there.keys()), len(there.keys() - wanted.keys())
-        other = sum(there[key] != wanted[key] for key in there.keys() & wanted.keys())
-        raise StoreError(
-            f"{path}: was made of other images than the study uses now ({new} labels are new, {gone} no longer used, "
-            f"{other} changed); make it anew: {', then '.join(f'{step} --overwrite' for step in steps)}"
-        )
+    new, gone = len(wanted.keys() - there.keys()), len(there.keys() - wanted.keys())
+    other = sum(there[key] != wanted[key] for key in there.keys() & wanted.keys())
+    return (
+        f"was made of other images than the study uses now ({new} labels are new, {gone} no longer used, {other} "
+        f"changed); make it anew: {', then '.join(f'{step} --overwrite' for step in steps)}"
+    )
 
 
 def labels(data: xr.Dataset) -> dict[tuple[str, str], int]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from semprobe.cli import _common
+from semprobe.cli import _common, _studies
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -76,7 +76,8 @@ def run(
     clock, here = _common.Clock(), Study(study)
     out = output or here.report
     _check_output(here, out, overwrite)
-    scores = tested_scores(study, makes="report")
+    _studies.in_study(study, "", makes="report", reads="scores")
+    scores = tested_scores(here)
     looks = Looks(here, scores, sae_path, normalize, options, workers, quiet)
     told = _report(study, here, scores, looks, top)
     for one in told.notices:

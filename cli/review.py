@@ -9,7 +9,8 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from semprobe.cli import _common
 from semprobe.errors import StoreExists, StudyError
 
 if TYPE_CHECKING:
+    import xarray as xr
     from starlette.applications import Starlette
 
     from semprobe.review_page import Scored
@@ -104,11 +106,8 @@ def _serve(
     from semprobe.reviews import Reviews
 
     place = _Place(study)
-    if place.is_open():
-        click.echo(f"{study.folder} is open already at {place.url}")
-        return
-    with Reviews(study.reviews) as reviews, place.listen(port) as listening:
-        page = Page(study, reviews, _scores(given, study, **options), by)
+    with place.claimed(), Reviews(study.reviews) as reviews, place.listen(port) as listening:
+        page = Page(study, reviews, _scores(study, **options), by)
         place.remember()
         if as_json:
             _common.print_json({"study": given, "url": place.url, "answers": str(study.reviews)})
@@ -145,6 +144,7 @@ class _Place:
 
     def __init__(self, study: Study) -> None:
         name = hashlib.sha256(os.path.realpath(study.folder).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+        self._study = study.folder
         self._file = Path(click.get_app_dir("semprobe")) / "review" / f"{name}.json"
         self.token, self.port = secrets.token_urlsafe(24), 0
         try:
@@ -158,20 +158,29 @@ class _Place:
         """Where the page is."""
         return f"http://{HOST}:{self.port}/{self.token}/"
 
-    def is_open(self) -> bool:
-        """Whether another process shows this very page."""
-        from http.client import HTTPConnection, HTTPException
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other processes of this user from opening the same page.
 
-        if not self.port:
-            return False
-        connection = HTTPConnection(HOST, self.port, timeout=2)
+        Raises
+        ------
+        StudyError
+            One has it open; says where.
+        """
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self._file.with_suffix(".lock"), timeout=0)
         try:
-            connection.request("GET", f"/{self.token}/alive")
-            return connection.getresponse().status == 204
-        except (OSError, HTTPException):
-            return False
+            self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock.acquire()
+        except Timeout as error:
+            raise StudyError(f"{self._study}: is open already at {self.url}") from error
+        except OSError:  # settings can't be written: nothing is remembered then either
+            pass
+        try:
+            yield
         finally:
-            connection.close()
+            lock.release()
 
     def listen(self, port: int | None) -> socket.socket:
         """A socket at the port wanted, at that of last time, or at a free one.
@@ -207,7 +216,7 @@ class _Place:
 
 
 def _scores(
-    given: str, study: Study, *, sae_path: str | None, normalize: str, workers: int | None, **options: Any
+    study: Study, *, sae_path: str | None, normalize: str, workers: int | None, **options: Any
 ) -> Callable[[], Scored]:  # fmt: skip
     """Opens the study's scores, again when they were made anew."""
     from semprobe.cli._looks import Looks, tested_scores
@@ -222,10 +231,20 @@ def _scores(
         except OSError:
             stamp = None
         if stamp not in there:
-            scores = tested_scores(given, makes="reviews")
+            scores = tested_scores(study)
             looks = Looks(study, scores, sae_path, normalize, dict(options), workers, quiet=True)
             there.clear()
-            there[stamp] = Scored(scores, lambda concept, latent: next(looks.of([(concept, latent)])), looks.notices)
+            there[stamp] = Scored(
+                scores, lambda concept, latent: next(looks.of([(concept, latent)])), looks.notices,
+                lambda: _stale(study, scores),
+            )  # fmt: skip
         return there[stamp]
 
     return opened
+
+
+def _stale(study: Study, scores: xr.Dataset) -> str:
+    from semprobe.cli import _studies
+
+    told = _studies.stale(study, scores, "scores")
+    return told and f"The store of scores {told}"

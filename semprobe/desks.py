@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -73,25 +74,34 @@ def latent(look: Look, scores: xr.Dataset, *, blinded: bool = False) -> dict[str
     scores
         A store of scores, in memory.
     blinded
-        Whether to tell neither labels nor where pictures came from: one gallery, of the largest patch sums.
+        Whether to tell neither labels nor where pictures came from: one gallery, of the pictures on which it fires, and
+        codes as shares of the largest.
 
     Returns
     -------
     dict
-        ``largest_code``, ``galleries`` and ``patches``. A picture has ``heat`` (row, column), None where it is not
-        known, and ``crop``: left, top, right, bottom as shares of the picture's width and height.
+        ``largest_code``, None where it is not known; ``galleries`` and ``patches``. A picture has ``heat`` (row,
+        column), None where it is not known, and ``crop``: left, top, right, bottom as shares of its width and height.
     """
     became = {str(name): str(kind) for name, kind in _pairs(outcomes(scores, look.concept, look.latent))}
     if blinded:
-        sums = np.nan_to_num(look.sums)
-        fires = [name for name, total in zip(look.names, sums, strict=True) if total > 0 and name in became]
+        look = _without_size(look)
+        fires = [name for name in became if became[name] in ("tp", "fp")]
         found = [_gallery(look, scores, "largest", "Largest patch sums", fires, became, blinded)]
     else:
         found = [
             _gallery(look, scores, kind, title, [name for name in became if became[name] == kind], became, blinded)
             for kind, title in OUTCOMES.items()
         ]
-    return {"largest_code": look.maximum, "galleries": found, "patches": _patches(look, became, blinded)}
+    largest = None if look.heat is None else look.maximum
+    return {"largest_code": largest, "galleries": found, "patches": _patches(look, became, blinded)}
+
+
+def _without_size(look: Look) -> Look:
+    """Codes as shares of the largest: their size alone would tell latents apart."""
+    if look.heat is None or not look.maximum:
+        return replace(look, sums=np.full(len(look.names), np.nan))
+    return replace(look, sums=look.sums / look.maximum, heat=look.heat / look.maximum)
 
 
 def _pairs(values: xr.DataArray) -> list[tuple[Any, Any]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import lru_cache
 from threading import RLock
 from typing import Any
@@ -19,7 +21,7 @@ from semprobe.assessment import describe, numbers
 from semprobe.errors import DataError, SemprobeError, StudyError
 from semprobe.heatmaps import patch_crop
 from semprobe.images import read_image
-from semprobe.report import filled, standing, wanted
+from semprobe.report import filled, older, standing, wanted
 from semprobe.report_pages import environment
 from semprobe.report_pictures import Look
 from semprobe.reviews import FIELDS, PICTURES, Answer, Change, Reviews, check_reviewer
@@ -29,6 +31,7 @@ from semprobe.study import Study
 _LOOKS = 24  # of latents that are kept
 _PICTURES = 256  # encoded pictures that are kept
 _QUALITY = 90
+_HISTORY = 300  # changes of a latent that a page is told
 
 
 @dataclass
@@ -39,6 +42,15 @@ class Scored:
     look: Callable[[str, int], Look]
     notices: list[str] = field(default_factory=list)
     """Why there is no heat, and what else a reviewer has to know, in sentences."""
+
+    stale: Callable[[], str] = str
+    """Says that the scores are of other images than the study uses now; empty if they are not."""
+
+    @property
+    def id(self) -> str:
+        """Tells these scores from any others of the study."""
+        came = json.dumps(self.scores.attrs["provenance"], sort_keys=True, default=str)
+        return hashlib.sha256(came.encode()).hexdigest()[:16]
 
     @property
     def concepts(self) -> list[str]:
@@ -66,9 +78,10 @@ class Page:
         self.name = os.path.basename(os.path.abspath(study.folder))
         self._open = scored
         self._scored: Scored | None = None
+        self._drawing = RLock()
         self._opening, self._working = RLock(), RLock()  # dask and matplotlib, too, are for one thread at a time
         self._templates = environment(html=True)
-        self._looks: dict[tuple[str, int], Look] = {}
+        self._looks: dict[tuple[str, str, int], Look] = {}
         self.picture, self.null = lru_cache(_PICTURES)(self._picture), lru_cache(64)(self._null)
 
     def scored(self) -> Scored:
@@ -77,9 +90,13 @@ class Page:
             found = self._open()
             if found is not self._scored:
                 self._scored = found
-                self._looks.clear()
                 self.null.cache_clear()
             return found
+
+    def notices(self, scored: Scored, answers: list[Answer]) -> list[str]:
+        """What a reviewer has to know of the scores, in sentences."""
+        old = older(answers, scored.scores.attrs["provenance"]["created"])
+        return [one for one in (*scored.notices, scored.stale(), old) if one]
 
     def render(self, name: str, **values: Any) -> str:
         """A page of HTML."""
@@ -100,7 +117,7 @@ class Page:
             for name in self.study.concepts
         ]  # fmt: skip
         return {
-            "concepts": concepts, "why": why, "notices": scored.notices if scored else [],
+            "concepts": concepts, "why": why, "notices": self.notices(scored, answers) if scored else [],
             "agreement": self.reviews.kappa(), "blinded_agreement": self.reviews.kappa(blinded=True),
         }  # fmt: skip
 
@@ -114,17 +131,24 @@ class Page:
     # negatives
 
     def judge(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Give a picture a verdict, and replace it if it was rejected."""
-        given, path, verdict = (taken(body, name, str) for name in ("concept", "path", "verdict"))
+        """Give a picture a verdict, unless it has another one by now than the page knows of.
+
+        An undone verdict comes with the name and the time of the one before.
+        """
+        given, path, verdict, was, at = (taken(body, name, str) for name in ("concept", "path", "verdict", "was", "at"))
         by, concept = check_reviewer(taken(body, "by", str)), self.study.check_concept(given)
-        self.study.set_verdict(path, concept, verdict, by)
-        notes = []
-        if verdict == "rejected" and any(one["concept"] == concept for one in self.study.about()["samplings"]):
-            try:
+        if at and not _is_time(at):
+            raise DataError(f"{at[:40]!r} is no time as the manifest has it")
+        self.study.set_verdict(path, concept, verdict, by, was=was, at=at)
+        return desks.negatives(self.study, concept)
+
+    def replace(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Draw pictures in place of rejected ones."""
+        concept, notes = self.study.check_concept(taken(body, "concept", str)), []
+        if any(one["concept"] == concept for one in self.study.about()["samplings"]):
+            with self._drawing:
                 drawn = resample(self.study, concept)
-                notes = [*drawn.notes, *drawn.unreadable]
-            except (SemprobeError, OSError) as error:
-                notes = [f"The verdict is saved. No replacement could be drawn: {error}"]
+            notes = [*drawn.notes, *drawn.unreadable]
         return {**desks.negatives(self.study, concept), "notes": notes}
 
     # latents
@@ -162,15 +186,24 @@ class Page:
         scored, latent, blinded = self.which(concept, which)
         with self._working:
             look = self._look(scored, concept, latent)
-            shown = desks.latent(look, scored.scores, blinded=blinded)
+            shown = {
+                **desks.latent(look, scored.scores, blinded=blinded),
+                "notice": self._notice(scored, look, blinded),
+            }
             if blinded:
                 return shown
             told = describe(scored.scores, concept, 1)
             row = numbers(scored.scores, concept, {latent})[0]
         return {**shown, "numbers": row, "beside": {name: one for name, one in told.items() if name != "top"}}
 
+    def _notice(self, scored: Scored, look: Look, blinded: bool) -> str:
+        """Why this latent has no heat."""
+        if look.heat is not None or scored.notices:  # these say why none has
+            return ""
+        return "Its pictures are shown without heat, since its codes do not agree with the scores."
+
     def _look(self, scored: Scored, concept: str, latent: int) -> Look:
-        key = concept, latent
+        key = scored.id, concept, latent
         if key not in self._looks:
             found = scored.look(concept, latent)
             while len(self._looks) >= _LOOKS:
@@ -187,20 +220,24 @@ class Page:
 
     # answers
 
+    def answers(self, concept: str, latent: int, blinded: bool) -> list[Answer]:
+        """What everybody says of a latent."""
+        key = concept, latent, blinded
+        return [one for one in self.reviews.answers() if (one.concept, one.latent, one.blinded) == key]
+
     def form(self, concept: str, which: str, by: str) -> dict[str, Any]:
         """What a reviewer said of a latent, and what others said once this one has given a verdict."""
         scored, latent, blinded = self.which(concept, which)
         who = check_reviewer(by)
         changes = [one for one in self.reviews.history(concept, latent) if one.blinded == blinded]
-        all_ = [one for one in self.reviews.answers()
-                if (one.concept, one.latent, one.blinded) == (concept, latent, blinded)]  # fmt: skip
+        all_ = self.answers(concept, latent, blinded)
         mine = next((one for one in all_ if one.reviewer == who), None) or Answer(who, concept, latent, blinded)
         others = filled(one for one in all_ if one.reviewer != who)
         shown = {name: getattr(mine, name) for name in FIELDS}
         return {
-            "mine": shown, "seen": {one.field: one.id for one in changes if one.reviewer == who},
+            "scored": scored.id, "mine": shown, "seen": {one.field: one.id for one in changes if one.reviewer == who},
             "others": [_answer(one) for one in others if mine.verdict], "hidden": 0 if mine.verdict else len(others),
-            "history": [_change(one) for one in changes if mine.verdict or one.reviewer == who],
+            "history": [_change(one) for one in changes if mine.verdict or one.reviewer == who][-_HISTORY:],
             "agreement": [one._asdict() for one in self.reviews.kappa(concept, blinded=blinded)],
             "unblinded": self._unblinded(scored, concept, who) if blinded else None,
         }  # fmt: skip
@@ -216,8 +253,17 @@ class Page:
 
     def answer(self, concept: str, which: str, body: dict[str, Any]) -> dict[str, Any]:
         """Save a change of one field; tells what came in between."""
-        _, latent, blinded = self.which(concept, which)
+        scored, latent, blinded = self.which(concept, which)
+        if taken(body, "scored", str) != scored.id:
+            raise DataError(
+                "this study was scored anew since the page was loaded, so its latents may be others; what you typed "
+                "stays in this browser: load the page again"
+            )
         by, name, seen = (taken(body, key, kind) for key, kind in (("by", str), ("field", str), ("seen", int)))
+        if not 0 <= seen < 1 << 62:
+            raise DataError(f"there is no change {seen:.3g}")
+        if blinded and name == "verdict" and self._unblinded(scored, concept, check_reviewer(by)):
+            raise DataError("blinded verdicts are final once all are given: what the latents are has been told")
         if name in PICTURES:
             image, picked = taken(body, "image", str), taken(body, "picked", bool)
             self.study.image(image)
@@ -251,6 +297,13 @@ class Page:
         if crop is None:
             raise StudyError(f"{name[:100]!r}: nothing says what part of it the model saw")
         return _jpeg(patch_crop(picture, crop, row, column, grid, edge=240))
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
 
 
 def taken(body: dict[str, Any], name: str, kind: type[Any]) -> Any:

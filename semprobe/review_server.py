@@ -77,7 +77,7 @@ class Guard:
     def _refusal(self, scope: Scope) -> str:
         """Why a request is refused; empty if it is not."""
         headers = Headers(scope=scope)
-        origin, token = headers.get("origin"), scope["path"].split("/")[1]
+        origin, token = headers.get("origin"), scope["path"].removeprefix("/").partition("/")[0]
         if headers.getlist("host") not in ([host] for host in self.hosts):
             return "another host than this page's"
         if origin is not None and origin not in {f"http://{host}" for host in self.hosts}:
@@ -143,6 +143,7 @@ def make_app(page: Page, *, token: str, hosts: tuple[str, ...]) -> Starlette:
         Route(start + "/api/answers/{concept}/{which}",
               lambda r: _json(page.form(**r.path_params, by=r.query_params.get("by", "")))),
         Route(start + "/api/verdict", _posted(page.judge), methods=["POST"]),
+        Route(start + "/api/replace", _posted(page.replace), methods=["POST"]),
         Route(start + "/api/answers/{concept}/{which}", _posted(page.answer), methods=["POST"]),
     ]  # fmt: skip
     return Starlette(
@@ -194,12 +195,13 @@ def _latent_page(page: Page) -> Endpoint:
         concept, which = request.path_params["concept"], request.path_params["which"]
         scored, latent, blinded = page.which(concept, which)
         blind = page.blind(scored, concept)
-        best = [] if blinded else page.best(scored, concept)
+        best, known = [] if blinded else page.best(scored, concept), scored.scores["latent"].values
         return HTMLResponse(page.render(
             "latent.html", root="../../", concept=concept, which=which, latent=None if blinded else latent, best=best,
             blind=len(blind), place=blind.index(latent) + 1 if blinded else 0, verdicts=VERDICTS,
-            texts=[(name, FIELDS[name]) for name in TEXTS], notices=scored.notices,
-            latents=scored.scores.sizes["latent"],
+            texts=[(name, FIELDS[name]) for name in TEXTS], scored=scored.id,
+            notices=page.notices(scored, page.answers(concept, latent, blinded)),
+            first=int(known.min()), last=int(known.max()),
         ))  # fmt: skip
 
     return endpoint

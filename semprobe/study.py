@@ -275,7 +275,10 @@ class Study:
             part.unlink(missing_ok=True)
         write_atomically(self.manifest, data)
 
-    def set_verdict(self, path: str, concept: str, verdict: str, by: str, *, criteria: str | None = None) -> None:
+    def set_verdict(
+        self, path: str, concept: str, verdict: str, by: str, *, criteria: str | None = None, was: str | None = None,
+        at: str = "",
+    ) -> None:  # fmt: skip
         """Give an image the verdict of a person who looked at it.
 
         Changes ``verdict``, ``verified_by``, ``verified_at`` and ``criteria`` of one row, and nothing else.
@@ -290,11 +293,15 @@ class Study:
             Who looked; needed for a verdict.
         criteria
             What it was judged by; by default the concept's of now, and where it has none the row keeps its own.
+        was
+            The verdict that `by` knows of; with another one in the row nothing is changed. Any, if not given.
+        at
+            When it was given, in UTC; now, if empty.
 
         Raises
         ------
         StudyError
-            No such row, another word, or nobody's name.
+            No such row, another word, nobody's name, or somebody gave another verdict meanwhile.
         """
         if verdict not in VERDICTS:
             raise StudyError(f"verdict is {verdict[:100]!r}, expected accepted, rejected, unsure or nothing")
@@ -305,9 +312,14 @@ class Study:
             found = [row for row in rows if (row["path"], row["concept"]) == (path, concept)]
             if not found:
                 raise StudyError(f"{self.manifest}: has no row of {path[:100]!r} for concept {concept[:100]!r}")
+            there = found[0]["verdict"]
+            if was is not None and was != there:
+                who = found[0]["verified_by"]
+                raise StudyError(f"{who or 'somebody'} made it {there or 'not looked at'} meanwhile; look at it again")
             judged_by = self.criteria(concept) if criteria is None else criteria
             found[0] |= {
-                "verdict": verdict, "verified_by": by if verdict else "", "verified_at": now() if verdict else "",
+                "verdict": verdict, "verified_by": by if verdict else "",
+                "verified_at": (at or now()) if verdict else "",
                 "criteria": judged_by or found[0]["criteria"],
             }  # fmt: skip
             self._write(columns, rows)

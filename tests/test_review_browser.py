@@ -17,14 +17,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
 
 import semprobe
 from semprobe import manifest
+from semprobe.cli import main
 from semprobe.collecting import Item, collect
 from semprobe.heatmaps import overlay
 from semprobe.images import read_image
-from semprobe.reviews import Reviews
+from semprobe.reviews import Answer, Reviews
 from semprobe.sampling import negatives
 from semprobe.study import Study, create
 from tests.conftest import HOSTILE, answer, best, draw, measure, write_saev
@@ -97,13 +99,14 @@ class Desk:
     def latent(self, at: int = 0) -> tuple[int, Page]:
         latent = best(self.study, "ball", at)
         page = self.open(f"latents/ball/{latent}")
-        expect(page.locator("#fields")).to_be_enabled()
+        expect(page.locator("#caveats")).to_be_enabled()
         expect(page.locator("#loading")).to_be_hidden()
         return latent, page
 
-    def answers(self, latent: int) -> Any:
+    def answers(self, latent: int) -> Answer:
         with Reviews(self.study.reviews) as reviews:
-            return next((one for one in reviews.answers() if one.latent == latent), None)
+            nothing = Answer("", "", latent, False)
+            return next((one for one in reviews.answers() if one.latent == latent), nothing)
 
 
 @pytest.fixture(scope="module")
@@ -157,17 +160,23 @@ def until(found: Callable[[], Any], wanted: Any) -> None:
 # negatives
 
 
+def press(page: Page, key: str) -> None:
+    """A verdict on a picture that can be seen."""
+    until(lambda: page.evaluate("(p => p.complete && p.naturalWidth > 0)(document.querySelector('#picture'))"), True)
+    page.keyboard.press(key)
+
+
 def test_negatives_are_judged_by_keys_alone(desk: Desk) -> None:
     page = desk.open("negatives/ball")
     expect(page.locator("#criteria")).to_have_text("no ball, not even partly")
     expect(page.locator("#progress")).to_have_text("0 of 6 looked at; 0 rejected")
     expect(page.locator("#about")).to_contain_text("1 of 6:")
-    page.keyboard.press("j")
+    press(page, "j")
     expect(page.locator("#progress")).to_have_text("1 of 6 looked at; 0 rejected")
-    page.keyboard.press("k")  # replaced by the next of the order
+    press(page, "k")  # replaced by the next of the order
     expect(page.locator("#strip li")).to_have_count(7)
     expect(page.locator("#progress")).to_have_text("1 of 6 looked at; 1 rejected")
-    page.keyboard.press("u")
+    press(page, "u")
     until(lambda: sorted(verdicts(desk.study)), ["", "", "", "", "accepted", "rejected", "unsure"])
     page.keyboard.press("z")
     until(lambda: sorted(verdicts(desk.study)), ["", "", "", "", "", "accepted", "rejected"])
@@ -175,7 +184,7 @@ def test_negatives_are_judged_by_keys_alone(desk: Desk) -> None:
     until(lambda: sorted(verdicts(desk.study)), ["", "", "", "", "", "", "accepted"])
     expect(page.locator("#strip button[aria-label*=spare]")).to_have_count(1)
     for _ in range(6):
-        page.keyboard.press("j")
+        press(page, "j")
     expect(page.locator("#finished")).to_be_visible()
     until(lambda: verdicts(desk.study).count("accepted"), 6)
     page.keyboard.press("ArrowLeft")
@@ -184,6 +193,39 @@ def test_negatives_are_judged_by_keys_alone(desk: Desk) -> None:
     rows = [row for row in desk.study.rows() if row["verdict"]]
     assert {row["verified_by"] for row in rows} == {"Ada"}
     assert {row["criteria"] for row in rows} == {"no ball, not even partly"}
+
+
+def test_a_key_that_is_held_is_one_verdict(desk: Desk) -> None:
+    page = desk.open("negatives/ball")
+    press(page, "j")
+    for _ in range(6):
+        page.keyboard.down("j")
+        page.wait_for_timeout(50)
+    page.keyboard.up("j")
+    until(lambda: verdicts(desk.study).count("accepted"), 2)
+    expect(page.locator("#status")).to_have_text("Saved: accepted")
+    assert verdicts(desk.study).count("accepted") == 2
+
+
+def test_verdicts_do_not_wait_for_a_slow_pool(desk: Desk) -> None:
+    page = desk.open("negatives/ball")
+    page.route("**/api/replace", lambda route: None)  # never answered
+    press(page, "k")
+    press(page, "j")
+    press(page, "j")
+    until(lambda: sorted(verdicts(desk.study)), ["", "", "", "accepted", "accepted", "rejected"])
+
+
+def test_a_verdict_of_another_window_is_not_overwritten(desk: Desk) -> None:
+    first, second = desk.open("negatives/ball", "Ada"), desk.open("negatives/ball", "Ben")
+    expect(second.locator("#about")).to_contain_text("1 of 6:")
+    press(first, "u")
+    until(lambda: verdicts(desk.study).count("unsure"), 1)
+    press(second, "j")
+    expect(second.locator("#status")).to_contain_text("Ada made it unsure meanwhile")
+    expect(second.locator("#about")).to_contain_text("unsure by Ada")
+    assert verdicts(desk.study).count("accepted") == 0
+    desk.complaints = [one for one in desk.complaints if "409" not in one]
 
 
 def test_nothing_is_judged_without_a_name_or_while_typing(desk: Desk) -> None:
@@ -201,13 +243,14 @@ def test_nothing_is_judged_without_a_name_or_while_typing(desk: Desk) -> None:
 def test_a_verdict_that_can_not_be_saved_is_taken_back(desk: Desk) -> None:
     page = desk.open("negatives/ball")
     expect(page.locator("#about")).to_contain_text("1 of 6:")
+    page.wait_for_load_state("networkidle")
     desk.stop(signal.SIGKILL)
-    page.keyboard.press("j")
+    press(page, "j")
     expect(page.locator("#status")).to_contain_text("NOT saved: semprobe review does not answer")
     desk.start()
     page.reload()
     expect(page.locator("#progress")).to_have_text("0 of 6 looked at; 0 rejected")
-    page.keyboard.press("j")
+    press(page, "j")
     until(lambda: verdicts(desk.study).count("accepted"), 1)
     desk.forgive()
 
@@ -280,6 +323,91 @@ def test_a_reviewer_who_leaves_while_typing_keeps_the_words(desk: Desk) -> None:
     assert latent == best(desk.study, "ball")
 
 
+def test_while_the_server_is_away_nobody_types_under_anothers_name(desk: Desk) -> None:
+    latent, page = desk.latent()
+    desk.stop(signal.SIGKILL)
+    page.get_by_label("Caveats").fill("Ada's own")
+    page.locator("#reviewer").fill("Ben")
+    page.locator("#reviewer").blur()
+    expect(page.locator("#caveats")).to_be_disabled()
+    expect(page.get_by_label("Caveats")).to_have_value("")
+    expect(page.locator("#unsaved")).to_contain_text("Words of Ada are not saved yet (caveats)")
+    desk.start()
+    expect(page.locator("#caveats")).to_be_enabled()
+    page.get_by_label("Caveats").fill("Ben's own")
+    expect(page.locator("#status")).to_contain_text("Saved")
+    page.locator("#reviewer").fill("Ada")
+    page.locator("#reviewer").blur()
+    expect(page.get_by_label("Caveats")).to_have_value("Ada's own")
+    with Reviews(desk.study.reviews) as reviews:
+        said = {("Ada", "Ada's own"), ("Ben", "Ben's own")}
+        until(lambda: {(one.reviewer, one.caveats) for one in reviews.answers()}, said)
+    expect(page.locator("#unsaved")).to_be_hidden()
+    desk.forgive()
+    assert latent == best(desk.study, "ball")
+
+
+def test_old_drafts_never_overwrite_newer_words(desk: Desk) -> None:
+    latent = best(desk.study, "ball")
+    for text in ("first", "second"):
+        answer(desk.study, "Ada", "ball", latent, hypothesis=text)
+    _, page = desk.latent()
+    leave = """([field, value, seen]) => localStorage.setItem(
+        'semprobe draft ' + JSON.stringify([location.pathname, 'Ada', field]),
+        JSON.stringify({value, seen, scored: document.body.dataset.scored}))"""
+    page.evaluate(leave, ["hypothesis", "first", 0])  # saved, as the history says
+    page.evaluate(leave, ["caveats", "never saved", 0])
+    answer(desk.study, "Ada", "ball", latent, caveats="written elsewhere")
+    page.reload()
+    expect(page.get_by_label("Hypothesis")).to_have_value("second")
+    expect(page.get_by_label("Caveats")).to_have_value("written elsewhere")
+    expect(page.locator("#caveats-conflict")).to_contain_text("never saved")
+    page.wait_for_timeout(500)
+    assert (desk.answers(latent).hypothesis, desk.answers(latent).caveats) == ("second", "written elsewhere")
+    page.locator("#caveats-conflict").get_by_role("button", name="Add it below").click()
+    until(lambda: desk.answers(latent).caveats, "written elsewhere\nnever saved")
+
+
+def test_long_words_of_any_script_are_saved(desk: Desk) -> None:
+    latent, page = desk.latent()
+    page.get_by_label("Evidence for", exact=True).first.fill("語" * 25_000)
+    expect(page.locator("#status")).to_contain_text("Saved")
+    until(lambda: len(desk.answers(latent).evidence_for), 25_000)
+
+
+def test_words_are_on_the_disk_while_one_types_on(desk: Desk) -> None:
+    latent, page = desk.latent()
+    box = page.get_by_label("Hypothesis")
+    for at in range(12):  # no pause is as long as 0.3 s
+        box.press_sequentially(f"{at} ")
+        page.wait_for_timeout(150)
+    desk.stop(signal.SIGKILL)
+    assert "6 " in desk.answers(latent).hypothesis
+    desk.start()
+    until(lambda: desk.answers(latent).hypothesis, "".join(f"{at} " for at in range(12)))
+    desk.forgive()
+
+
+def test_each_window_has_a_name_of_its_own(desk: Desk) -> None:
+    first, second = desk.open("", "Ada"), desk.open("", "Ben")
+    first.reload()
+    second.reload()
+    expect(first.locator("#reviewer")).to_have_value("Ada")
+    expect(second.locator("#reviewer")).to_have_value("Ben")
+
+
+def test_a_page_of_other_scores_saves_nothing_and_loses_nothing(desk: Desk) -> None:
+    latent, page = desk.latent()
+    words = [str(desk.study.folder), "--overwrite", "--quiet", "--permutations", "200", "--seed", "1"]
+    assert CliRunner().invoke(main, ["score", *words]).exit_code == 0
+    page.get_by_label("Caveats").fill("on the old latent")
+    expect(page.locator("#status")).to_contain_text("scored anew")
+    page.reload()
+    expect(page.locator("#caveats-conflict")).to_contain_text("on the old latent")
+    assert desk.answers(latent).caveats == ""
+    desk.complaints = [one for one in desk.complaints if "409" not in one]
+
+
 def test_pictures_are_picked_as_evidence(desk: Desk) -> None:
     latent, page = desk.latent()
     tile = page.locator("#galleries .tile").first
@@ -318,7 +446,7 @@ def test_numbers_and_any_latent(desk: Desk) -> None:
     page.locator("#chance summary").click()
     image = page.locator("#chance img")
     expect(image).to_be_visible()
-    page.wait_for_function("document.querySelector('#chance img').naturalWidth > 100")
+    until(lambda: image.evaluate("one => one.naturalWidth > 100"), True)
     page.get_by_label("Any latent").fill("7")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", level=1)).to_contain_text("Latent 7 for")
@@ -334,7 +462,7 @@ def test_heat_lies_where_the_report_paints_it(desk: Desk) -> None:
     for place, picture in enumerate(one for gallery in found["galleries"] for one in gallery["pictures"]):
         canvas = page.locator("#galleries .frame canvas").nth(place)
         canvas.scroll_into_view_if_needed()
-        page.wait_for_function("canvas => canvas.width > 0 && canvas.width !== 300", arg=canvas.element_handle())
+        until(lambda canvas=canvas: canvas.evaluate("one => one.width > 0 && one.width !== 300"), True)
         given = canvas.evaluate("c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]")
         size = canvas.evaluate("c => [c.width, c.height]")
         shown = np.array(given, dtype=np.uint8).reshape(size[1], size[0], 4)[..., :3].astype(int)
@@ -377,7 +505,7 @@ def test_blinded_latents_are_told_apart_at_the_end(desk: Desk) -> None:
     assert page.locator("#numbers").count() == 0
     for at in range(1, number + 1):
         page.goto(f"{desk.url}latents/ball/blind-{at}")
-        expect(page.locator("#fields")).to_be_enabled()
+        expect(page.locator("#caveats")).to_be_enabled()
         expect(page.locator("#unblinded")).to_be_hidden()
         page.get_by_label("rejected", exact=True).check()
         expect(page.locator("#status")).to_contain_text("Saved")

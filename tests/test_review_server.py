@@ -42,11 +42,17 @@ class Site:
         listening = socket.create_server(("127.0.0.1", 0))
         self.port = listening.getsockname()[1]
         self.host = f"127.0.0.1:{self.port}"
-        page = Page(study, self.reviews, review._scores(str(study.folder), study, **OPTIONS), "Ada")
+        page = Page(study, self.reviews, review._scores(study, **OPTIONS), "Ada")
         app = make_app(page, token=TOKEN, hosts=(self.host,))
         self.server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", ws="none"))
         self.thread = threading.Thread(target=self.server.run, args=([listening],))
         self.thread.start()
+
+    @property
+    def scored(self) -> str:
+        """Of which scores the page is now."""
+        page = self.ask(f"latents/t-shirt/{best(self.study, 't-shirt')}")[1].decode()
+        return re.findall('data-scored="([0-9a-f]{16})"', page)[0]
 
     def stop(self) -> None:
         self.server.should_exit = True
@@ -69,6 +75,8 @@ class Site:
         return answer.status, data, answer.headers
 
     def json(self, path: str, value: Any = None, status: int = 200) -> Any:
+        if value is not None and path.startswith("answers/"):
+            value = {"scored": self.scored, **value}
         found = self.ask(f"api/{path}", value)
         assert found[0] == status, found
         return json.loads(found[1])
@@ -132,7 +140,7 @@ def test_strangers_are_refused(site: Site, start: str, headers: dict[str, str]) 
 
 
 def test_a_change_needs_the_pages_origin_and_json(site: Site) -> None:
-    value = {"by": "Ada", "field": "caveats", "value": "x", "seen": 0}
+    value = {"by": "Ada", "field": "caveats", "value": "x", "seen": 0, "scored": site.scored}
     path = f"api/answers/t-shirt/{best(site.study, 't-shirt')}"
     assert site.ask(path, value, Origin="")[0] == 403
     assert site.ask(path, value, Content_Type="text/plain")[0] == 415
@@ -274,46 +282,68 @@ def test_scores_that_were_made_anew_are_read_anew(site: Site, run: Run) -> None:
 # verdicts on negatives
 
 
+def judged(pool: Site, row: dict[str, str], said: str, status: int = 200, **more: Any) -> Any:
+    value = {"concept": "wheel", "path": row["path"], "was": row["verdict"], "by": "Ada", "at": "", "verdict": said}
+    return pool.json("verdict", value | more, status)
+
+
 def test_a_rejected_negative_is_replaced_and_can_come_back(pool: Site) -> None:
     first = pool.json("negatives/wheel")
     assert first["criteria"] == "no wheel"
-    path = first["rows"][0]["path"]
-    verdict = {"concept": "wheel", "path": path, "by": "Ada"}
-    after = pool.json("verdict", {**verdict, "verdict": "rejected"})
-    assert len(after["rows"]) == 4
-    assert [row["path"] for row in after["rows"]][:3] == [row["path"] for row in first["rows"]]
-    assert sum(row["used"] for row in after["rows"]) == 3
-    again = pool.json("verdict", {**verdict, "verdict": ""})
-    assert [row["used"] for row in again["rows"]] == [True, True, True, False]
-    row = next(row for row in pool.study.rows() if row["path"] == path)
-    assert (row["verdict"], row["verified_by"]) == ("", "")
-    pool.json("verdict", {**verdict, "verdict": "accepted"})
-    row = next(row for row in pool.study.rows() if row["path"] == path)
-    assert (row["verdict"], row["verified_by"], row["criteria"]) == ("accepted", "Ada", "no wheel")
+    row = first["rows"][0]
+    after = judged(pool, row, "rejected")
+    assert (len(after["rows"]), after["missing"]) == (3, 1)
+    after = pool.json("replace", {"concept": "wheel"})
+    assert (len(after["rows"]), after["missing"]) == (4, 0)
+    assert all("looks like" in one for one in after["notes"])
+    assert [one["path"] for one in after["rows"]][:3] == [one["path"] for one in first["rows"]]
+    assert sum(one["used"] for one in after["rows"]) == 3
+    again = judged(pool, {**row, "verdict": "rejected"}, "")
+    assert [one["used"] for one in again["rows"]] == [True, True, True, False]
+    found = next(one for one in pool.study.rows() if one["path"] == row["path"])
+    assert (found["verdict"], found["verified_by"]) == ("", "")
+    judged(pool, row, "accepted")
+    found = next(one for one in pool.study.rows() if one["path"] == row["path"])
+    assert (found["verdict"], found["verified_by"], found["criteria"]) == ("accepted", "Ada", "no wheel")
+
+
+def test_what_somebody_else_said_meanwhile_is_not_overwritten(pool: Site) -> None:
+    row = pool.json("negatives/wheel")["rows"][0]
+    judged(pool, row, "rejected")
+    told = judged(pool, row, "accepted", 409, by="Ben")
+    assert "Ada made it rejected meanwhile" in told["error"]
+    found = next(one for one in pool.study.rows() if one["path"] == row["path"])
+    assert (found["verdict"], found["verified_by"]) == ("rejected", "Ada")
+
+
+def test_an_undone_verdict_has_its_own_name_and_time_again(pool: Site) -> None:
+    row = pool.json("negatives/wheel")["rows"][0]
+    before = judged(pool, row, "accepted", by="Ben")["rows"][0]
+    judged(pool, before, "rejected")
+    after = judged(pool, {**row, "verdict": "rejected"}, "accepted", by="Ben", at=before["verified_at"])["rows"][0]
+    assert after == before
 
 
 def test_a_pool_that_is_gone_or_empty_loses_no_verdict(pool: Site) -> None:
-    rows = pool.json("negatives/wheel")["rows"]
-    for at, row in enumerate(rows):
-        after = pool.json("verdict", {"concept": "wheel", "path": row["path"], "verdict": "rejected", "by": "Ada"})
-        assert after["missing"] == max(0, at - 1)
+    for at, row in enumerate(pool.json("negatives/wheel")["rows"]):
+        judged(pool, row, "rejected")
+        assert pool.json("replace", {"concept": "wheel"})["missing"] == max(0, at - 1)
     (pool.study.folder.parent / "pool").rename(pool.study.folder.parent / "moved")
-    left = next(row for row in after["rows"] if row["used"])
-    told = pool.json("verdict", {"concept": "wheel", "path": left["path"], "verdict": "rejected", "by": "Ada"})
-    assert "The verdict is saved. No replacement could be drawn" in told["notes"][0]
+    left = next(row for row in pool.json("negatives/wheel")["rows"] if row["used"])
+    judged(pool, left, "rejected")
+    assert "there is no such folder" in pool.json("replace", {"concept": "wheel"}, 409)["error"]
     assert [row["verdict"] for row in pool.study.rows()].count("rejected") == 4
 
 
 @pytest.mark.parametrize(
     "change",
     [{"verdict": "maybe"}, {"path": "images/../study.json"}, {"path": 3}, {"concept": "boat"}, {"by": " "},
-     {"by": "\u202e"}, {"verdict": None}],
+     {"by": "\u202e"}, {"verdict": None}, {"at": "yesterday"}, {"at": "2026-11-24"}, {"was": "accepted"}],
 )  # fmt: skip
 def test_verdicts_that_are_none_change_nothing(pool: Site, change: dict[str, Any]) -> None:
     before = pool.study.manifest.read_bytes()
-    path = pool.study.rows()[0]["path"]
-    value = {"concept": "wheel", "path": path, "verdict": "accepted", "by": "Ada", **change}
-    assert pool.json("verdict", value, status=409)["error"]
+    row = pool.json("negatives/wheel")["rows"][0]
+    assert judged(pool, row, "accepted", 409, **change)["error"]
     assert pool.study.manifest.read_bytes() == before
 
 
@@ -372,6 +402,53 @@ def test_a_locked_file_is_told_and_nothing_lost(site: Site) -> None:
     site.json(path, value)
 
 
+def test_words_for_other_scores_are_refused(site: Site, run: Run) -> None:
+    """A blinded place is another latent then, and another SAE's number means nothing."""
+    value = {"by": "Ada", "field": "caveats", "value": "x", "seen": 0, "scored": site.scored}
+    run("score", site.study.folder, "--overwrite", "--quiet", "--permutations", 200, "--seed", 1)
+    for which in ("blind-3", "3"):
+        assert "scored anew" in site.json(f"answers/t-shirt/{which}", value, 409)["error"]
+    assert site.reviews.history() == []
+    site.json("answers/t-shirt/3", value | {"scored": site.scored})
+
+
+def test_scores_of_other_images_are_told_and_answers_still_saved(site: Site) -> None:
+    row = next(row for row in site.study.used() if row["concept"] == "t-shirt")
+    path, value = "answers/t-shirt/3", {"by": "Ada", "field": "caveats", "value": "x", "seen": 0}
+    assert b"other images than the study uses now" not in site.ask("latents/t-shirt/3")[1]
+    site.study.set_verdict(row["path"], "t-shirt", "rejected", "Ada")
+    for page in ("", "latents/t-shirt/3"):
+        assert b"other images than the study uses now" in site.ask(page)[1]
+    site.json(path, value)
+    for restarted in serve(site.study):
+        assert b"other images than the study uses now" in restarted.ask("latents/t-shirt/3")[1]
+        restarted.json(path, value)
+
+
+@pytest.mark.parametrize("seen", [-1, 10**30, None, "0", True])
+def test_what_is_no_number_of_a_change_is_refused(site: Site, seen: Any) -> None:
+    value = {"by": "Ada", "field": "caveats", "value": "x", "seen": seen}
+    assert site.json("answers/t-shirt/3", value, 409)["error"]
+    assert site.reviews.history() == []
+
+
+def test_without_activations_nothing_is_said_of_where_it_fires(site: Site) -> None:
+    import shutil
+
+    latent = best(site.study, "t-shirt")
+    there = site.json(f"latents/t-shirt/{latent}")["galleries"]
+    shutil.rmtree(site.study.activations)
+    shutil.rmtree(site.study.latents)
+    for alone in serve(site.study):
+        found = alone.json(f"latents/t-shirt/{latent}")
+        assert found["largest_code"] is None
+        assert [one["total"] for one in found["galleries"]] == [one["total"] for one in there]
+        at = desks.blind_latents(semprobe.open_store(site.study.scores).load(), "t-shirt").index(latent) + 1
+        blinded = alone.json(f"latents/t-shirt/blind-{at}")["galleries"][0]
+        assert blinded["total"] == there[0]["total"] + there[1]["total"]
+        assert "without heat" in alone.ask("latents/t-shirt/3")[1].decode()
+
+
 # blinded
 
 
@@ -386,8 +463,9 @@ def test_blinded_latents_tell_nothing_until_all_are_judged(site: Site) -> None:
     assert (scores["support"].sel(concept="t-shirt").values[latents] > 0).all()
     for at, latent in enumerate(latents, 1):
         page, data = site.ask(f"latents/t-shirt/blind-{at}")[1].decode(), site.json(f"latents/t-shirt/blind-{at}")
-        assert set(data) == {"largest_code", "galleries", "patches"}
+        assert set(data) == {"largest_code", "galleries", "patches", "notice"}
         assert [one["kind"] for one in data["galleries"]] == ["largest"]
+        assert data["largest_code"] == pytest.approx(1)
         assert not re.search('positive|negative|"f1"', json.dumps(data).lower())
         assert {one["told"] for one in [*data["patches"], *data["galleries"][0]["pictures"]]} == {""}
         assert f"Latent {latent}" not in page
@@ -401,6 +479,9 @@ def test_blinded_latents_tell_nothing_until_all_are_judged(site: Site) -> None:
     assert [row["latent"] for row in told["rows"]] == latents
     first = latents[0] in top
     assert told["validated"] == {"best": [int(first), 5], "random": [int(not first), 5]}
+    last = {"by": "Ada", "field": "verdict", "value": "validated", "seen": 0}
+    assert "final" in site.json("answers/t-shirt/blind-2", last, 409)["error"]
+    site.json("answers/t-shirt/blind-2", {**last, "field": "caveats"})
     assert {one.blinded for one in site.reviews.answers()} == {True}
     assert site.json("answers/t-shirt/blind-1?by=Ben")["unblinded"] is None
 
@@ -413,7 +494,6 @@ def test_the_address_is_remembered_outside_the_study(
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     place = review._Place(made)
-    assert not place.is_open()
     with place.listen(None) as listening:
         place.remember()
         assert listening.getsockname()[0] == "127.0.0.1"
@@ -432,9 +512,10 @@ def test_a_page_that_is_open_already_is_told(
     made: Study, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: Run
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setattr("secrets.token_urlsafe", lambda n: TOKEN)
-    for site in serve(made):
-        place = review._Place(made)
-        place.port = site.port
-        place.remember()
-        assert f"is open already at {place.url}" in run("review", made.folder, "--no-browser").stdout
+    first = review._Place(made)
+    first.port = 1
+    first.remember()
+    with first.claimed():
+        assert f"is open already at {first.url}" in run("review", made.folder, "--no-browser", code=1).stderr
+    with review._Place(made).claimed():
+        pass

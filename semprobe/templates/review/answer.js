@@ -1,84 +1,103 @@
 // The form of a latent: saved as it is typed, every change a row; what other windows wrote is never overwritten unseen.
 
-import {ask, byId, el, onReviewer, picture, reviewer, say, time} from "./review.js";
+import {ask, byId, draftKey, el, onReviewer, picture, readDraft, reviewer, say, tellDrafts, time, writeDraft} from "./review.js";
 
 const TEXTS = [...document.querySelectorAll("#form textarea")].map((one) => one.id);
+const FIELDS = ["verdict", ...TEXTS];
 const PICTURES = ["pictures_for", "pictures_against"];
 const WAIT = 300; // ms after the last key
+const LONGEST = 800; // ms after the first key that is not saved
+const PONDER = 1000; // ms for a verdict, since arrow keys pass over others
 const AGAIN = 2000; // ms after a failure
 
-/** Fills in and saves the form of the latent at `here`. */
-export function follow(here, concept) {
+/** Fills in and saves the form of the latent at `here`; `scored` says of which scores this page is. */
+export function follow(here, concept, scored) {
   const seen = {}; // id of the last change of each field that this window knows
-  const waiting = new Map(); // timers of fields that are not saved yet
+  const timers = new Map(); // of fields that are not saved yet
+  const since = {}; // when the first of a field's unsaved keys was pressed
+  const touched = {}; // how often a field was typed in or saved here
   const picked = {pictures_for: [], pictures_against: []};
   const pickers = []; // buttons on pictures
-  let whose = ""; // whose answers are in the form
+  let whose = ""; // whose answers are in the form; nobody's until they are there
   let running = Promise.resolve();
 
-  const draft = (field) => `semprobe draft ${location.pathname} ${whose} ${field}`;
+  const key = (field, by = whose) => draftKey(location.pathname, by, field);
   const value = (field) => (field === "verdict" ? document.querySelector("[name=verdict]:checked")?.value ?? "" : byId(field).value);
+  const touch = (field) => { touched[field] = (touched[field] ?? 0) + 1; };
   const fill = (field, text) => {
     if (field === "verdict") document.querySelector(`[name=verdict][value="${text}"]`).checked = true;
-    else byId(field).value = text;
-    if (field !== "verdict") grow(byId(field));
+    else {
+      byId(field).value = text;
+      grow(byId(field));
+    }
   };
 
   // saving
 
   function save(field, wait = WAIT) {
-    localStorage.setItem(draft(field), value(field));
-    clearTimeout(waiting.get(field));
-    waiting.set(field, setTimeout(() => send(field), wait));
+    touch(field);
+    writeDraft(key(field), {value: value(field), seen: seen[field] ?? 0, scored});
+    since[field] ??= Date.now();
+    clearTimeout(timers.get(field));
+    const left = wait === WAIT ? Math.max(0, Math.min(wait, since[field] + LONGEST - Date.now())) : wait;
+    timers.set(field, setTimeout(() => send(field), left));
     say("…");
   }
 
   function send(field) {
-    clearTimeout(waiting.get(field));
-    const [by, text, key] = [whose, value(field), draft(field)];
+    clearTimeout(timers.get(field));
+    delete since[field];
+    const [by, text] = [whose, value(field)];
     running = running.then(async () => {
       try {
-        const found = await ask(`answers/${here}`, {by, field, value: text, seen: seen[field] ?? 0});
-        if (localStorage.getItem(key) === text) localStorage.removeItem(key);
+        const found = await ask(`answers/${here}`, {by, field, value: text, seen: seen[field] ?? 0, scored});
+        if (readDraft(key(field, by))?.value === text) localStorage.removeItem(key(field, by));
         if (by === whose) saved(field, text, found);
       } catch (error) {
-        say(`NOT saved: ${error.message}${error.down ? " Trying again." : ""}`, true);
-        if (error.down && by === whose) waiting.set(field, setTimeout(() => send(field), AGAIN));
+        say(`NOT saved (${field.replaceAll("_", " ")}): ${error.message}${error.down ? " Trying again." : ""}`, true);
+        if (by === whose) timers.set(field, setTimeout(() => send(field), AGAIN));
+        tellDrafts();
       }
     });
   }
 
   function saved(field, text, found) {
+    touch(field);
     seen[field] = found.id;
-    if (value(field) === text) waiting.delete(field);
+    if (value(field) === text) timers.delete(field);
     const other = found.others.filter((one) => one.value !== text).pop();
-    if (other) conflict(field, other);
-    if (waiting.size === 0) say(`Saved ${new Date(found.at).toLocaleTimeString()}`);
+    if (other) offer(field, `Another window wrote meanwhile (${time(other.at)}):`, other.value);
+    if (timers.size === 0) say(`Saved ${new Date(found.at).toLocaleTimeString()}`);
     if (field === "verdict") load();
   }
 
-  function conflict(field, other) {
+  /** Shows a text beside the field's own, to be added or let go; `done` when that is decided. */
+  function offer(field, why, text, done = () => {}) {
     const box = byId(`${field}-conflict`);
-    const word = field === "verdict" ? other.value || "none" : other.value;
-    const both = el("button", {type: "button", textContent: field === "verdict" ? "Take that" : "Add it below"});
-    both.addEventListener("click", () => {
-      fill(field, field === "verdict" ? other.value : `${value(field)}\n${other.value}`);
-      save(field, 0);
-      box.hidden = true;
-    });
-    const keep = el("button", {type: "button", textContent: "Keep this"});
-    keep.addEventListener("click", () => { box.hidden = true; });
-    box.replaceChildren(el("p", {textContent: `Another window wrote meanwhile (${time(other.at)}):`}), el("blockquote", {textContent: word}), both, keep);
+    const decide = (label, then) => {
+      const button = el("button", {type: "button", textContent: label});
+      button.addEventListener("click", () => {
+        box.hidden = true;
+        done();
+        then();
+        (field === "verdict" ? document.querySelector("[name=verdict]:checked") : byId(field))?.focus();
+      });
+      return button;
+    };
+    const take = field === "verdict" ? text : [value(field), text].filter(Boolean).join("\n");
+    box.replaceChildren(el("p", {textContent: why}), el("blockquote", {textContent: text || "(nothing)"}),
+      decide(field === "verdict" ? "Take that" : "Add it below", () => { fill(field, take); save(field, 0); }), decide("Keep this", () => {}));
     box.hidden = false;
   }
+
+  const flush = () => { for (const field of [...timers.keys()]) send(field); };
 
   // pictures
 
   async function pick(field, image, on) {
     if (!whose) return;
     try {
-      const found = await ask(`answers/${here}`, {by: whose, field, image, picked: on, seen: seen[field] ?? 0});
-      seen[field] = found.id;
+      const found = await ask(`answers/${here}`, {by: whose, field, image, picked: on, seen: seen[field] ?? 0, scored});
       say(`Saved ${new Date(found.at).toLocaleTimeString()}`);
       await load();
     } catch (error) {
@@ -102,42 +121,64 @@ export function follow(here, concept) {
       button.setAttribute("aria-pressed", String(picked[field].includes(image)));
       button.disabled = !whose;
     }
-    for (const field of PICTURES) byId(field).replaceChildren(...picked[field].map((image) => {
-      const away = el("button", {type: "button", textContent: "×", attrs: {"aria-label": "Take this picture away"}});
-      away.addEventListener("click", () => pick(field, image, false));
-      return el("li", {}, el("img", {src: picture(image, 96), alt: "Picked picture"}), away);
-    }));
+    for (const field of PICTURES) {
+      const had = byId(field).contains(document.activeElement);
+      byId(field).replaceChildren(...picked[field].map((image) => {
+        const away = el("button", {type: "button", textContent: "×", attrs: {"aria-label": "Take this picture away"}});
+        away.addEventListener("click", () => pick(field, image, false));
+        return el("li", {}, el("img", {src: picture(image, 96), alt: "Picked picture"}), away);
+      }));
+      if (had) (byId(field).querySelector("button") ?? byId(field.replace("pictures", "evidence"))).focus();
+    }
   }
 
   // reading
 
+  /** Leaves the form empty and closed until the answers of whoever sits here are there. */
+  function change() {
+    flush();
+    timers.clear();
+    whose = "";
+    byId("fields").disabled = true;
+    for (const field of FIELDS) {
+      fill(field, "");
+      byId(`${field}-conflict`).hidden = true;
+      delete seen[field];
+    }
+    for (const field of PICTURES) picked[field] = [];
+    byId("others").hidden = true;
+    byId("unblinded").hidden = true;
+    history([]);
+    mark();
+    load();
+  }
+
   async function load() {
-    whose = reviewer();
-    byId("nobody").hidden = whose !== "";
-    byId("fields").disabled = whose === "";
-    if (!whose) return mark();
-    const by = whose;
+    const by = reviewer();
+    byId("nobody").hidden = by !== "";
+    if (!by) return;
+    const before = {...touched};
     try {
+      await running;
       const found = await ask(`answers/${here}?by=${encodeURIComponent(by)}`);
-      if (by === whose) take(found);
+      if (by !== reviewer()) return;
+      if (found.scored !== scored) throw new Error("this study was scored anew; copy what you need and load this page again");
+      whose = by;
+      byId("fields").disabled = false;
+      take(found, before);
     } catch (error) {
       say(error.message, true);
+      if (error.down && by === reviewer() && !whose) setTimeout(load, AGAIN);
     }
   }
 
-  function take(found) {
-    for (const field of ["verdict", ...TEXTS]) {
-      const kept = localStorage.getItem(draft(field)); // typed, and not known to be saved
-      if (waiting.has(field)) continue;
-      if (kept !== null && kept !== found.mine[field]) {
-        if (kept.startsWith(found.mine[field])) seen[field] = found.seen[field] ?? 0;
-        fill(field, kept);
-        save(field, 0);
-        continue;
-      }
-      localStorage.removeItem(draft(field));
+  function take(found, before) {
+    for (const field of FIELDS) {
+      if (timers.has(field) || (touched[field] ?? 0) !== (before[field] ?? 0)) continue; // newer here
       seen[field] = found.seen[field] ?? 0;
-      if (field === "verdict" || value(field) !== found.mine[field]) fill(field, found.mine[field]);
+      fill(field, found.mine[field]);
+      const draft = readDraft(key(field));
+      if (draft) restore(field, draft, found);
     }
     for (const field of PICTURES) {
       picked[field] = found.mine[field];
@@ -147,6 +188,19 @@ export function follow(here, concept) {
     others(found);
     history(found.history);
     unblinded(found.unblinded);
+  }
+
+  /** Words that were typed and not known to be saved: saved already, to be saved now, or a person has to say. */
+  function restore(field, draft, found) {
+    const drop = () => localStorage.removeItem(key(field));
+    const mine = found.history.filter((one) => one.field === field && one.reviewer === whose && one.value !== undefined);
+    if (draft.value === found.mine[field] || mine.some((one) => one.value === draft.value && one.id > draft.seen)) return drop();
+    if (draft.scored === scored && (found.seen[field] ?? 0) <= draft.seen) {
+      fill(field, draft.value);
+      return save(field, 0);
+    }
+    const why = draft.scored === scored ? "Typed in this browser and never saved; there are newer words:" : "Typed in this browser before the study was scored anew, and never saved:";
+    return offer(field, why, draft.value, drop);
   }
 
   function others({others: all, hidden, agreement}) {
@@ -167,24 +221,25 @@ export function follow(here, concept) {
   function unblinded(found) {
     const box = byId("unblinded");
     box.hidden = !found;
+    for (const radio of document.querySelectorAll("[name=verdict]")) radio.disabled = Boolean(found);
     if (!found) return;
     const {best, random} = found.validated;
     const head = ["Place", "Latent", "Was", "F1", "Your verdict"].map((text) => el("th", {textContent: text, attrs: {scope: "col"}}));
     const cells = (row) => [row.place, row.latent, row.best ? "among the best" : "random", row.f1.toFixed(3), row.verdict].map((text) => el("td", {textContent: text}));
-    box.replaceChildren(el("p", {textContent: `You validated ${best[0]} of the ${best[1]} best latents and ${random[0]} of ${random[1]} random ones.`}),
+    box.replaceChildren(el("p", {textContent: `You validated ${best[0]} of the ${best[1]} best latents and ${random[0]} of ${random[1]} random ones. Blinded verdicts are final now.`}),
       el("table", {}, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...found.rows.map((row) => el("tr", {}, ...cells(row))))));
   }
 
   // events
 
   for (const field of TEXTS) byId(field).addEventListener("input", () => { grow(byId(field)); save(field); });
-  for (const radio of document.querySelectorAll("[name=verdict]")) radio.addEventListener("change", () => save("verdict", 0));
+  for (const radio of document.querySelectorAll("[name=verdict]")) radio.addEventListener("change", () => save("verdict", PONDER));
   byId("form").addEventListener("submit", (event) => event.preventDefault());
-  const flush = () => { for (const field of waiting.keys()) send(field); };
-  onReviewer(() => { flush(); waiting.clear(); load(); });
+  onReviewer(change);
   document.addEventListener("visibilitychange", () => (document.hidden ? flush() : load()));
   window.addEventListener("focus", load);
   window.addEventListener("pagehide", flush);
+  byId("fields").disabled = true;
   load();
   return {picks, mark};
 }

@@ -4,12 +4,12 @@ import {follow} from "./answer.js";
 import {paint, patchAt} from "./heat.js";
 import {ask, byId, el, onKeys, picture as address, root, say} from "./review.js";
 
-const {concept, which, place} = document.body.dataset;
+const {concept, which, place, scored} = document.body.dataset;
 const blinded = place !== "0";
 const here = `${encodeURIComponent(concept)}/${which}`;
 const FIRST = 8; // pictures of a gallery before somebody asks for more
 const painted = []; // what to do when heat is turned on, off, up or down
-const answer = follow(here, concept);
+const answer = follow(here, concept, scored);
 let largest = 0;
 
 const strength = () => (byId("heat").checked ? byId("strength").value / 100 : 0);
@@ -143,9 +143,13 @@ function peak(heat) {
 // all of it
 
 function show(found) {
-  largest = found.largest_code;
+  largest = found.largest_code ?? 0;
   byId("loading").hidden = true;
-  byId("largest").textContent = largest > 0 ? `0 to ${short(largest)}, its largest code on any image` : "It fires on no image.";
+  const none = found.largest_code === null ? "Where it fires is not known." : "It fires on no image.";
+  const range = blinded ? "0 to its largest code, called 1" : `0 to ${short(largest)}, its largest code on any image`;
+  byId("largest").textContent = largest > 0 ? range : none;
+  byId("notice").textContent = found.notice;
+  byId("notice").hidden = !found.notice;
   if (!blinded) tell(found);
   byId("galleries").replaceChildren(...found.galleries.map(gallery));
   byId("patches").hidden = found.patches.length === 0;

@@ -10,6 +10,8 @@ const pending = new Map(); // verdicts on their way
 let rows = [];
 let at = -1;
 let queue = Promise.resolve();
+let replacing = false;
+let again = false;
 
 const open = (row) => row.used && row.verdict === "";
 
@@ -43,7 +45,9 @@ function show() {
     button.setAttribute("aria-pressed", String(Boolean(row) && button.dataset.verdict === row.verdict));
   }
   byId("undo").disabled = done.length === 0;
+  const had = byId("strip").contains(document.activeElement);
   byId("strip").replaceChildren(...rows.map(thumbnail));
+  if (had) byId("strip").querySelector("[aria-current]")?.focus({preventScroll: true});
   if (!row) return;
   const name = row.url.split("/").pop() || "picture";
   const image = byId("picture");
@@ -77,16 +81,16 @@ function go(place) {
   show();
 }
 
-function send(path, verdict) {
-  const by = reviewer();
+/** Saves a verdict: `was` is what this window knows of the picture, `by` and `at` who gave the new one and when. */
+function send(path, verdict, was, by = reviewer(), at = "") {
   pending.set(path, verdict);
   queue = queue.then(async () => {
     try {
-      const found = await ask("verdict", {concept, path, verdict, by});
+      const found = await ask("verdict", {concept, path, verdict, was, by, at});
       if (pending.get(path) === verdict) pending.delete(path);
-      found.notes.forEach(note);
       say(`Saved: ${WORDS[verdict]}`);
       take(found);
+      if (verdict === "rejected") replace();
     } catch (error) {
       pending.delete(path);
       say(`NOT saved: ${error.message}`, true);
@@ -96,12 +100,32 @@ function send(path, verdict) {
   });
 }
 
+/** Has rejected pictures replaced, while people go on; once more if another was rejected meanwhile. */
+async function replace() {
+  again = true;
+  if (replacing) return;
+  replacing = true;
+  while (again) {
+    again = false;
+    try {
+      const found = await ask("replace", {concept});
+      found.notes.forEach(note);
+      take(found);
+    } catch (error) {
+      note(`No replacement yet: ${error.message}`);
+    }
+  }
+  replacing = false;
+}
+
 function judge(verdict) {
   const row = rows[at];
   if (!row || !named()) return;
-  done.push({path: row.path, verdict: row.verdict});
-  send(row.path, verdict);
-  row.verdict = verdict;
+  const image = byId("picture");
+  if (!image.complete || !image.naturalWidth) return say("The picture is not there yet.", true);
+  done.push({...row});
+  send(row.path, verdict, row.verdict);
+  Object.assign(row, {verdict, verified_by: reviewer(), verified_at: ""});
   const next = [...rows.keys()].map((k) => (at + 1 + k) % rows.length).find((k) => open(rows[k]));
   if (next !== undefined) at = next;
   show();
@@ -110,9 +134,9 @@ function judge(verdict) {
 function undo() {
   const last = done.pop();
   if (!last || !named()) return;
-  send(last.path, last.verdict);
   at = rows.findIndex((row) => row.path === last.path);
-  rows[at].verdict = last.verdict;
+  send(last.path, last.verdict, rows[at].verdict, last.verdict ? last.verified_by : reviewer(), last.verdict ? last.verified_at : "");
+  Object.assign(rows[at], last);
   show();
 }
 
@@ -125,5 +149,6 @@ onKeys({
   ArrowLeft: () => go(at - 1), ArrowRight: () => go(at + 1),
 });
 
+window.addEventListener("beforeunload", (event) => { if (pending.size) event.preventDefault(); });
 ask(`negatives/${encodeURIComponent(concept)}`).then(take, (error) => say(error.message, true));
 named();

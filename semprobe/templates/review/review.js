@@ -1,4 +1,4 @@
-// What every page has: the reviewer's name, requests, the line that says what was saved.
+// What every page has: the reviewer's name, requests, drafts, the line that says what was saved.
 
 const body = document.body;
 export const root = body.dataset.root;
@@ -6,15 +6,33 @@ export const byId = (id) => document.getElementById(id);
 const who = byId("reviewer");
 const status = byId("status");
 const NAME = "semprobe reviewer";
+const DRAFT = "semprobe draft ";
 
-who.value = localStorage.getItem(NAME) || body.dataset.by;
-who.addEventListener("change", () => localStorage.setItem(NAME, reviewer()));
+/** The browser's storage may be full or forbidden: what is kept there is only a second copy. */
+function keep(storage, name, value) {
+  try {
+    storage.setItem(name, value);
+  } catch {
+    // the server has it, or the status says that it was not saved
+  }
+}
 
-export const reviewer = () => who.value.trim();
+// the name: a window's own first, so that two people can share a browser
+
+who.value = sessionStorage.getItem(NAME) || localStorage.getItem(NAME) || body.dataset.by;
+let name = who.value.trim();
+who.addEventListener("change", () => {
+  name = who.value.trim();
+  keep(sessionStorage, NAME, name);
+  keep(localStorage, NAME, name);
+});
+
+/** Who sits here; a name that is still being typed does not count. */
+export const reviewer = () => name;
 
 /** Asks for a name where there is none yet. */
 export function named() {
-  if (reviewer()) return true;
+  if (name) return true;
   say("Say who you are first.", true);
   who.focus();
   return false;
@@ -29,12 +47,41 @@ export function say(text, bad = false) {
   status.classList.toggle("bad", bad);
 }
 
+// drafts: words that are not known to be saved
+
+export const draftKey = (path, by, field) => DRAFT + JSON.stringify([path, by, field]);
+
+export function readDraft(key) {
+  try {
+    return JSON.parse(localStorage.getItem(key));
+  } catch {
+    return null;
+  }
+}
+
+export const writeDraft = (key, value) => keep(localStorage, key, JSON.stringify(value));
+
+/** Says on every page where unsaved words are waiting: of other latents, or of somebody else. */
+export function tellDrafts() {
+  const found = Object.keys(localStorage).filter((key) => key.startsWith(DRAFT))
+    .map((key) => JSON.parse(key.slice(DRAFT.length)))
+    .filter(([path, by]) => path !== location.pathname || by !== name);
+  byId("unsaved").hidden = found.length === 0;
+  byId("unsaved").replaceChildren(...found.map(([path, by, field]) => {
+    const place = decodeURIComponent(path.split("/").slice(-2).join(", "));
+    return el("p", {}, `Words of ${by} are not saved yet (${field.replaceAll("_", " ")}): `, el("a", {href: path, textContent: place}));
+  }));
+}
+
+// requests
+
 /** An answer of the server, or an Error with its words; `down` where it did not answer. */
 export async function ask(path, value) {
+  const text = value === undefined ? null : JSON.stringify(value);
   let answer;
   try {
-    answer = await fetch(root + "api/" + path, value === undefined ? {} : {
-      method: "POST", headers: {"content-type": "application/json"}, body: JSON.stringify(value), keepalive: JSON.stringify(value).length < 60000,
+    answer = await fetch(root + "api/" + path, text === null ? {} : {
+      method: "POST", headers: {"content-type": "application/json"}, body: text, keepalive: new Blob([text]).size < 60000,
     });
   } catch {
     throw Object.assign(new Error("semprobe review does not answer; is it still running?"), {down: true});
@@ -47,23 +94,26 @@ export async function ask(path, value) {
 /** An element with properties, attributes (as `attrs`) and children; text is only ever text. */
 export function el(tag, {attrs = {}, ...properties} = {}, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
-  for (const [name, value] of Object.entries(attrs)) made.setAttribute(name, value);
+  for (const [key, value] of Object.entries(attrs)) made.setAttribute(key, value);
   made.append(...children.filter((one) => one !== null && one !== undefined));
   return made;
 }
 
 export const picture = (path, edge) => `${root}picture/${encodeURIComponent(path.split("/").pop())}?edge=${edge}`;
 
-/** Runs a function by key, unless somebody is typing. */
+/** Runs a function by key, unless somebody is typing; a key that is held counts once, but for arrows. */
 export function onKeys(keys) {
   document.addEventListener("keydown", (event) => {
     const typing = event.target.closest("input:not([type=checkbox], [type=radio], [type=range]), textarea, dialog");
-    const adjusts = event.key.startsWith("Arrow") && event.target.closest("input");
+    const arrow = event.key.startsWith("Arrow");
     const run = keys[event.key];
-    if (!run || typing || adjusts || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (!run || typing || event.ctrlKey || event.metaKey || event.altKey || (arrow && event.target.closest("input"))) return;
     event.preventDefault();
-    run();
+    if (!event.repeat || arrow) run();
   });
 }
 
 export const time = (at) => new Date(at).toLocaleString([], {dateStyle: "medium", timeStyle: "short"});
+
+onReviewer(tellDrafts);
+tellDrafts();
