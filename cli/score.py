@@ -134,6 +134,8 @@ def run(
     stores.check_output(output, overwrite)
     if csv_path is not None and csv_path.exists() and not overwrite:
         raise click.UsageError(f"{csv_path} is there already; --overwrite replaces it")
+    if csv_path is not None and not csv_path.absolute().parent.is_dir():
+        raise click.UsageError(f"{csv_path}: there is no folder {csv_path.absolute().parent}; make it first")
     if sweep and threshold != 0:
         raise click.UsageError("--threshold and --threshold-sweep exclude each other")
     for_activations = baselines or force or normalize != "none" or any(v is not None for v in options.values())

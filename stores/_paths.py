@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+import tempfile
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import fsspec
+from filelock import FileLock, Timeout
 from fsspec.implementations.local import LocalFileSystem
 
 from semprobe.errors import StoreError
+
+_LOCK_SECONDS = 60
 
 
 class Place:
@@ -65,6 +72,27 @@ class Place:
 
     def move_to(self, other: Place) -> None:
         self.fs.mv(self.root, other.root, recursive=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let no other process of this machine set up or complete a store here meanwhile; does nothing for URLs.
+
+        Raises
+        ------
+        StoreError
+            Another process has been at it for a minute.
+        """
+        if not self.local:
+            yield
+            return
+        name = hashlib.sha256(os.path.realpath(self.root).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+        folder = os.path.join(tempfile.gettempdir(), f"semprobe-{os.getuid() if hasattr(os, 'getuid') else 'user'}")
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        try:
+            with FileLock(os.path.join(folder, f"{name}.lock"), timeout=_LOCK_SECONDS):
+                yield
+        except Timeout as error:
+            raise StoreError(f"{self}: another process is setting up or completing this store; try again") from error
 
     def size(self) -> int:
         """Bytes of all files below."""

@@ -11,7 +11,8 @@ import hashlib
 import os
 import uuid
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import dask.array as da
@@ -45,6 +46,11 @@ def _digest(values: np.ndarray) -> str:
     return hashlib.sha256(repr(values.shape).encode() + data).hexdigest()[:16]
 
 
+def _is_setting(key: str) -> bool:
+    """Whether a run may go on only if this is the same; not where a file is, since its hash is."""
+    return key.split(".")[0] not in _NOT_SETTINGS and not key.endswith(".path")
+
+
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in settings.items():
@@ -57,8 +63,8 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """What two sets of settings disagree on, one readable phrase each."""
-    old = {k: v for k, v in _flat(there).items() if k.split(".")[0] not in _NOT_SETTINGS}
-    new = {k: v for k, v in _flat(here).items() if k.split(".")[0] not in _NOT_SETTINGS}
+    old = {k: v for k, v in _flat(there).items() if _is_setting(k)}
+    new = {k: v for k, v in _flat(here).items() if _is_setting(k)}
     return [
         f"{key}: {old.get(key, 'absent')} in the store, {new.get(key, 'absent')} now"
         for key in sorted(old.keys() | new.keys())
@@ -132,11 +138,23 @@ class Writer:
 
     def complete(self) -> None:
         """Mark the store complete, last of all, and let go of the store that it replaces."""
-        self._check_ours()
-        lost = lost_files(self.place, self._arrays)
-        if lost:
-            raise StoreError(f"{self.place}: can't be completed, {len(lost)} file(s) were never written")
-        _finish(self.place)
+        with self.place.locked(), _named(self.place):
+            self._check_ours()
+            lost = lost_files(self.place, self._arrays)
+            if lost:
+                raise StoreError(f"{self.place}: can't be completed, {len(lost)} file(s) were never written")
+            _finish(self.place)
+
+
+@contextmanager
+def _named(place: Place) -> Iterator[None]:
+    """Errors of the disk say of which store they are."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(f"{place}: can't be written: {error.strerror or error}") from error
 
 
 def _finish(place: Place) -> None:
@@ -189,6 +207,11 @@ def _write_template(place: Place, template: xr.Dataset, streamed: set[str], shar
         )
 
 
+def _is_empty(place: Place) -> bool:
+    """Whether a folder has nothing in it but what a run left that was killed at its very beginning."""
+    return all(str(name).endswith(".partial") for name in place.fs.ls(place.root, detail=False))
+
+
 def check_output(path: str | os.PathLike[str], overwrite: bool = False) -> str:
     """What is at an output's place: ``nothing``, ``unfinished`` or ``complete``.
 
@@ -203,7 +226,7 @@ def check_output(path: str | os.PathLike[str], overwrite: bool = False) -> str:
     """
     place = Place(path)
     place.check_writable()
-    if not place.exists() or (place.fs.isdir(place.root) and not place.fs.ls(place.root)):
+    if not place.exists() or (place.fs.isdir(place.root) and _is_empty(place)):
         return "nothing"
     attributes = root_attributes(place)
     if attributes is None:
@@ -226,10 +249,12 @@ class _Found(NamedTuple):
 def _make_way(place: Place, overwrite: bool) -> _Found:
     """Look at an output's place; a complete store that may be replaced is put aside."""
     there = check_output(place.url, overwrite)
-    if there == "nothing":
-        return _Found()
+    aside = place.sibling(REPLACED)
+    if there == "nothing":  # a run that was to replace a store may have been killed when it had put it aside
+        return _Found(replaces=overwrite and root_attributes(aside) is not None)
     if there == "complete":
-        aside = place.sibling(REPLACED)
+        if aside.exists() and place.exists(TEMPLATE):  # a run was killed while it deleted the old store
+            aside.remove()
         if aside.exists():
             raise StoreExists(f"{aside}: is in the way of putting the old store aside; move or delete it")
         place.move_to(aside)
@@ -291,8 +316,20 @@ def create(
     place = Place(path)
     streamed = {str(name) for name, variable in template.variables.items() if variable.chunks is not None}
     full = _provenance(template, streamed, provenance)
+    with place.locked(), _named(place):
+        run = _begin(place, template, streamed, kind, shard, full, overwrite)
+        config = {"write_empty_chunks": True}  # a shard of fill values is a result too
+        arrays = {name: zarr.open_array(place.url, path=name, mode="r+", config=config) for name in sorted(streamed)}
+    return Writer(place, arrays, run)
+
+
+def _begin(
+    place: Place, template: xr.Dataset, streamed: set[str], kind: str, shard: int, provenance: dict[str, Any],
+    overwrite: bool,
+) -> str:  # fmt: skip
+    """Set up a store or take over one that was stopped; returns the token of this run."""
     found = _make_way(place, overwrite)
-    differs = _differs(found.unfinished, kind, full) if found.unfinished else []
+    differs = _differs(found.unfinished, kind, provenance) if found.unfinished else []
     if differs and not overwrite:
         raise StoreMismatch(
             f"{place}: a store with other settings is under way here: {'; '.join(differs)}. Go on with the old "
@@ -301,15 +338,12 @@ def create(
     if found.unfinished and not differs:
         run = uuid.uuid4().hex
         place.write_json(TEMPLATE, {**place.read_json(TEMPLATE), "run": run})
-    else:
-        if found.unfinished:
-            place.remove()
-        form = {"kind": kind, "version": FORMAT_VERSION}
-        marked = template.assign_attrs(semprobe_format=form, state="writing", provenance=full)
-        run = _set_up(place, marked, streamed, shard, found.replaces)
-    config = {"write_empty_chunks": True}  # a shard of fill values is a result too
-    arrays = {name: zarr.open_array(place.url, path=name, mode="r+", config=config) for name in sorted(streamed)}
-    return Writer(place, arrays, run)
+        return run
+    if found.unfinished:
+        place.remove()
+    form = {"kind": kind, "version": FORMAT_VERSION}
+    marked = template.assign_attrs(semprobe_format=form, state="writing", provenance=provenance)
+    return _set_up(place, marked, streamed, shard, found.replaces)
 
 
 def _differs(attributes: Mapping[str, Any], kind: str, provenance: Mapping[str, Any]) -> list[str]:
@@ -332,6 +366,13 @@ def write_whole(
     one of another kind is refused.
     """
     place = Place(path)
+    with place.locked(), _named(place):
+        _write_whole(place, dataset, kind, provenance, overwrite)
+
+
+def _write_whole(
+    place: Place, dataset: xr.Dataset, kind: str, provenance: Mapping[str, Any], overwrite: bool
+) -> None:  # fmt: skip
     found = _make_way(place, overwrite)
     there = (found.unfinished or {}).get("semprobe_format", {}).get("kind", kind)
     if there != kind and not overwrite:

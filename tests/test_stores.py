@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import multiprocessing
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -181,6 +184,70 @@ def test_a_second_run_takes_the_store_over(tmp_path: Path) -> None:
     for call in (lambda: first.write(0, {"patch_sum": _values(0, 16)}), first.complete):
         with pytest.raises(StoreError, match="another run"):
             call()
+
+
+def _create_and_fill(path: Path, layer: int, done: Any) -> None:
+    try:
+        _fill(_create(path, provenance={"layer": layer}))
+        done.put("complete")
+    except StoreError as error:
+        done.put(str(error))
+
+
+def test_processes_that_begin_one_store_at_once_are_told_and_spoil_nothing(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    for trial, layers in enumerate(((1, 1, 1), (1, 2, 3))):
+        path, done = tmp_path / f"{trial}.zarr", context.Queue()
+        runs = [context.Process(target=_create_and_fill, args=(path, layer, done)) for layer in layers]
+        for one in runs:
+            one.start()
+        said = [done.get(timeout=60) for _ in runs]
+        for one in runs:
+            one.join(60)
+        assert "complete" in said
+        told = ("is here already", "exists already", "another run", "with other settings", "complete")
+        assert all(any(words in one for words in told) for one in said), said
+        assert (stores.open_store(path)["patch_sum"].values == _values(0, IMAGES)).all()
+
+
+def test_a_run_that_was_killed_at_its_very_beginning_is_no_foreign_folder(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    path.mkdir()
+    (path / f"incomplete.json.{'0' * 32}.partial").write_text("{")
+    _fill(_create(path))
+    assert not list(path.glob("*.partial"))
+
+
+def test_what_a_killed_replacement_left_is_swept_by_the_next(store: Path) -> None:
+    aside = store.with_name("a.zarr.replaced")
+    store.rename(aside)  # killed when it had put the old store aside
+    _fill(_create(store))
+    assert aside.exists()  # nobody asked to replace it
+    shutil.rmtree(store)
+    _fill(_create(store, overwrite=True))
+    assert not aside.exists()
+    shutil.copytree(store, aside)  # killed while it deleted the old store
+    (aside / "zarr.json").unlink()
+    (store / "incomplete.json").write_text(json.dumps({"replaces": True, "attributes": {}}))
+    _fill(_create(store, overwrite=True))
+    assert not aside.exists()
+
+
+def test_where_an_sae_is_does_not_matter_but_which(tmp_path: Path) -> None:
+    _create(tmp_path / "a.zarr", provenance={"sae": {"sha256": "a", "path": "sae.pt"}})
+    _fill(_create(tmp_path / "a.zarr", provenance={"sae": {"sha256": "a", "path": "/elsewhere/sae.pt"}}))
+
+
+def test_a_full_disk_is_told_with_the_stores_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    writer = _create(tmp_path / "a.zarr")
+    for start, stop in writer.missing():
+        writer.write(start, {"patch_sum": _values(start, stop)})
+    monkeypatch.setattr(stores._write.Place, "write_json", full)
+    with pytest.raises(StoreError, match=r"a\.zarr: can't be written: No space left on device"):
+        writer.complete()
 
 
 def test_other_variables_are_other_settings(tmp_path: Path) -> None:
