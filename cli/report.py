@@ -211,10 +211,31 @@ def _check_output(study: Study, out: Path, overwrite: bool) -> None:
         return
     if out.is_symlink() or not out.is_dir():
         raise StoreExists(f"{out}: is no folder; choose another one")
-    if foreign := sorted(one.name for one in out.iterdir() if one.name not in FILES):
-        raise StoreExists(f"{out}: has something else than a report in it, such as {foreign[0]}; choose another folder")
-    if any(out.iterdir()) and not overwrite:
+    if foreign := _foreign(out):
+        raise StoreExists(f"{out}: has something else than a report in it, such as {foreign}; choose another folder")
+    if not any(out.iterdir()):
+        return
+    if not (out / "report.html").exists():
+        raise StoreExists(f"{out}: is not empty and has no report.html, so it is no report; choose another folder")
+    if not overwrite:
         raise StoreExists(f"{out}: there is a report already; --overwrite replaces it")
+
+
+def _foreign(out: Path) -> str | None:
+    """Something in a folder that no report makes, the first by name."""
+    from semprobe.report_pages import PICTURE_NAME
+
+    pictures = out / "pictures"
+    found = [
+        one.name for one in out.iterdir()
+        if one.name not in FILES or one.is_symlink() or one.is_dir() != (one == pictures)
+    ]  # fmt: skip
+    if not found and pictures.exists():
+        found = [
+            f"pictures/{one.name}" for one in pictures.iterdir()
+            if not PICTURE_NAME.fullmatch(one.name) or one.is_symlink() or one.is_dir()
+        ]  # fmt: skip
+    return min(found, default=None)
 
 
 def _write(study: Study, out: Path, made: dict[str, bytes], overwrite: bool) -> None:

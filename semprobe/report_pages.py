@@ -26,6 +26,9 @@ latents, not against trying several SAEs, blocks or thresholds. A verdict is the
 Formulas and sources are in semprobe's docs/statistics.md."""
 """What no report of this kind can show."""
 
+PICTURE_NAME = re.compile(r"null-\d+\.svg|\d+-\d+-(tp|fp|fn|tn|patch|(for|against)-\d+)-\d+\.jpg")
+"""Every name that a report gives to a file in ``pictures/``, and no other."""
+
 _MARKS = re.compile(r"([\\`*_\[\]|#~$!])")
 
 

@@ -338,6 +338,38 @@ def test_what_is_there_stays_unless_asked(made: Study, run: Run, tmp_path: Path)
     run("report", made.folder, "-o", tmp_path / "no" / "report", "--quiet", code=1)
 
 
+@pytest.mark.parametrize(
+    ("made_by_hand", "of_a_report", "said"),
+    [("pictures/holiday.jpg", False, "pictures/holiday.jpg"), ("pictures/holiday.jpg", True, "pictures/holiday.jpg"),
+     ("pictures/1-3-tp-0.jpg", False, "no report.html"), ("latents.csv", False, "no report.html"),
+     ("pictures/1-3-tp-0.jpg/holiday.jpg", True, "pictures/1-3-tp-0.jpg"), ("report.md/me.tex", True, "report.md")],
+)  # fmt: skip
+def test_nothing_that_no_report_makes_is_replaced(
+    made: Study, run: Run, tmp_path: Path, made_by_hand: str, of_a_report: bool, said: str
+) -> None:
+    mine = tmp_path / "mine"
+    file = mine / made_by_hand
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    if of_a_report:
+        (mine / "report.html").touch()
+    told = run("report", made.folder, "-o", mine, "--overwrite", "--quiet", code=1).stderr
+    assert said in told
+    assert file.read_text() == "mine"
+
+
+def test_every_picture_has_a_name_that_reports_give(made: Study, run: Run) -> None:
+    latent = best(made, "t-shirt")
+    answer(made, "Ada", "t-shirt", latent, verdict="validated")
+    for field in ("pictures_for", "pictures_against"):
+        pick(made, "Ada", "t-shirt", latent, field, made.used()[0]["path"])
+    run("report", made.folder, "--quiet")
+    names = {path.name for path in (made.report / "pictures").iterdir()}
+    assert all(report_pages.PICTURE_NAME.fullmatch(name) for name in names), names
+    assert {f"1-{latent}-{kind}-0-0.jpg" for kind in ("for", "against")} <= names
+    run("report", made.folder, "--quiet", "--overwrite")
+
+
 @pytest.mark.parametrize("where", ["pathlib.Path.write_bytes", "semprobe.cli.report._replace"])
 def test_a_killed_run_leaves_no_half_report(made: Study, run: Run, where: str) -> None:
     run("report", made.folder, "--quiet")
