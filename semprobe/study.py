@@ -27,6 +27,12 @@ VERSION = 1
 
 STORES = ("activations", "latents", "scores")
 
+OWN = (
+    "study.json", "manifest.csv", "images", *(f"{kind}.zarr" for kind in STORES), "report", ".lock",
+    *(f"review.sqlite{end}" for end in ("", "-wal", "-shm", "-journal")),
+)  # fmt: skip
+"""What a study's folder has in it, by name; not all of it from the beginning."""
+
 _LOCK_SECONDS = 60
 
 
@@ -138,6 +144,12 @@ class Study:
             yield
         finally:
             self._lock.release()
+
+    def owns(self, path: str | os.PathLike[str]) -> bool:
+        """Whether a path is one of the study's own files or folders, or in one of these; it need not be there."""
+        folder, name = os.path.split(os.path.abspath(path))
+        inside = os.path.relpath(os.path.join(os.path.realpath(folder), name), os.path.realpath(self.folder))
+        return inside.casefold().split(os.sep)[0] in OWN  # to some file systems upper and lower case are one
 
     # study.json
 

@@ -229,6 +229,23 @@ def test_export_has_everything(made: Study, run: Run, tmp_path: Path) -> None:
     assert "can't be a file" in run("review", made.folder, "--export", tmp_path / "no" / "a.json", code=1).stderr
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["review.sqlite", "review.sqlite-wal", "Study.json", "manifest.csv", ".lock", "images/a.json", "report/report.html",
+     "scores.zarr/zarr.json", "images/../latents.zarr"],
+)  # fmt: skip
+def test_answers_are_not_exported_onto_the_study_itself(made: Study, run: Run, tmp_path: Path, name: str) -> None:
+    answer(made, "Ada", "t-shirt", 3, verdict="validated")
+    (tmp_path / "link").symlink_to(made.folder)
+    before = made.reviews.read_bytes()
+    for folder in (made.folder, tmp_path / "link"):
+        told = run("review", made.folder, "--export", folder / name, "--overwrite", code=1).stderr
+        assert "belongs to the study itself" in told
+    assert made.reviews.read_bytes() == before
+    run("review", made.folder, "--export", made.folder / "answers.json")
+    assert not made.owns(tmp_path / "review.sqlite")
+
+
 def test_nothing_to_export_is_told(made: Study, run: Run, tmp_path: Path) -> None:
     assert "nobody has answered" in run("review", made.folder, "--export", tmp_path / "a.json", code=1).stderr
     assert not made.reviews.exists()
