@@ -10,7 +10,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import combinations
@@ -50,6 +50,7 @@ CREATE TABLE IF NOT EXISTS change (
 """
 _NO = ("CREATE TRIGGER IF NOT EXISTS no_{0} BEFORE {0} ON change BEGIN "
        "SELECT RAISE(ABORT, 'answers are only ever added'); END")  # fmt: skip
+_SMALLEST_PAGE = 512
 _COLUMNS = "id, at, reviewer, concept, latent, field, value, blinded"
 
 
@@ -129,11 +130,8 @@ class Reviews:
 
     def __init__(self, path: str | os.PathLike[str], *, timeout: float = 5.0) -> None:
         self.path, self._thread = Path(path), threading.RLock()
-        if self.path.exists() and self.path.stat().st_size == 0:
-            raise StudyError(
-                f"{self.path}: is empty, which answers never are; take it from a copy, or remove it to begin anew"
-            )
         with self._told():
+            self._check_size()
             self._base = sqlite3.connect(self.path, timeout=timeout, check_same_thread=False, isolation_level=None)
         try:
             with self._told():
@@ -141,6 +139,19 @@ class Reviews:
         except BaseException:
             self._base.close()
             raise
+
+    def _check_size(self) -> None:
+        """Refuse what SQLite would begin anew, or where it would read a row from what is left of a page."""
+        if not self.path.is_file():
+            return
+        size = self.path.stat().st_size
+        if size == 0:
+            raise StudyError(
+                f"{self.path}: is empty, which answers never are; take it from a copy, or remove it to begin anew"
+            )
+        page = _SMALLEST_PAGE if size < _SMALLEST_PAGE else _page_size(self.path)
+        if size % page:
+            raise sqlite3.DatabaseError(f"it has {size:,} bytes, expected whole pages of {page:,}")
 
     def _prepare(self) -> None:
         version = self._base.execute("PRAGMA user_version").fetchone()[0]
@@ -339,6 +350,12 @@ class Reviews:
             "semprobe_answers": VERSION, "answers": [asdict(one) for one in self.answers()], "agreement": agreement,
             "changes": [one._asdict() for one in self.history()],
         }  # fmt: skip
+
+
+def _page_size(path: Path) -> int:
+    """What the header says, read by SQLite: closing the file ourselves would drop this process's locks on it."""
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)) as base:
+        return int(base.execute("PRAGMA page_size").fetchone()[0])
 
 
 def check_reviewer(name: str) -> str:

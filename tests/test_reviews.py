@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -178,6 +179,10 @@ def _later(path: Path) -> None:
     [
         (lambda path: path.write_bytes(b""), "is empty"),
         (lambda path: path.write_bytes(path.read_bytes()[:5000]), "damaged"),
+        (lambda path: path.write_bytes(path.read_bytes()[:1]), "has 1 bytes, expected whole pages of 512"),
+        (lambda path: path.write_bytes(path.read_bytes()[:511]), "has 511 bytes, expected whole pages of 512"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "bytes, expected whole pages of 4,096"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-4096]), "damaged"),
         (lambda path: path.write_bytes(b"no database at all" * 300), "damaged or no SQLite file"),
         (_damaged, "damaged"),
         (_of_something_else, "something else"),
@@ -195,6 +200,34 @@ def test_a_spoilt_file_is_told_and_left_alone(tmp_path: Path, spoil: Callable[[P
         Reviews(path)
     assert str(path) in str(told.value)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("size", [512, 65536])
+def test_pages_of_any_size_are_whole(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "review.sqlite"
+    with Reviews(path) as opened:
+        opened.set("Ada", "wheel", 3, "caveats", "text" * 100)
+    with closing(sqlite3.connect(path, isolation_level=None)) as base:
+        for words in ("PRAGMA journal_mode = DELETE", f"PRAGMA page_size = {size}", "VACUUM"):
+            base.execute(words)
+    with Reviews(path) as opened:
+        assert len(opened.history()) == 1
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(StudyError, match=f"expected whole pages of {size:,}"):
+        Reviews(path)
+
+
+def test_opening_it_again_keeps_the_locks_of_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "review.sqlite"
+    code = "import sys\nfrom semprobe.reviews import Reviews\nReviews(sys.argv[1]).close()"
+    with Reviews(path) as opened:
+        opened.set("Ada", "wheel", 3, "caveats", "one")
+        Reviews(path).close()
+        subprocess.run([sys.executable, "-c", code, str(path)], check=True)  # would remove a log that nobody holds
+        assert path.with_name("review.sqlite-wal").exists()
+        opened.set("Ada", "wheel", 3, "caveats", "two")
+    with Reviews(path) as opened:
+        assert [one.value for one in opened.history()] == ["one", "two"]
 
 
 def test_a_locked_file_is_told(tmp_path: Path) -> None:
