@@ -125,11 +125,13 @@ class Reviews:
     Raises
     ------
     StudyError
-        The file is truncated or damaged, of a later version, locked by another program, or can't be made.
+        The file is a link, truncated or damaged, of a later version, locked by another program, or can't be made.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, timeout: float = 5.0) -> None:
         self.path, self._thread = Path(path), threading.RLock()
+        if self.path.is_symlink():
+            raise StudyError(f"{self.path}: is a link, expected a file in the study; put the file itself in its place")
         with self._told():
             self._check_size()
             self._base = sqlite3.connect(self.path, timeout=timeout, check_same_thread=False, isolation_level=None)

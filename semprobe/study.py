@@ -112,7 +112,7 @@ class Study:
     Raises
     ------
     StudyError
-        The folder is no study, or one of a later version of semprobe.
+        The folder is no study, one of a later version of semprobe, or its images/ is a link.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -124,6 +124,8 @@ class Study:
         self.report = self.folder / "report"
         self._lock = FileLock(self.folder / ".lock", timeout=_LOCK_SECONDS)
         self.about()
+        if self.images.is_symlink():
+            raise StudyError(f"{self.images}: is a link, and a study holds its pictures; put the folder in its place")
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -202,6 +202,17 @@ def test_a_spoilt_file_is_told_and_left_alone(tmp_path: Path, spoil: Callable[[P
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_is_not_followed(tmp_path: Path, there: bool) -> None:
+    elsewhere, path = tmp_path / "elsewhere.sqlite", tmp_path / "review.sqlite"
+    if there:
+        Reviews(elsewhere).close()
+    path.symlink_to(elsewhere)
+    with pytest.raises(StudyError, match="is a link"):
+        Reviews(path)
+    assert elsewhere.exists() == there
+
+
 @pytest.mark.parametrize("size", [512, 65536])
 def test_pages_of_any_size_are_whole(tmp_path: Path, size: int) -> None:
     path = tmp_path / "review.sqlite"

@@ -210,6 +210,13 @@ def test_pictures_outside_are_out_of_reach(filled: Study, tmp_path: Path) -> Non
     assert filled.image(filled.rows()[0]["path"]).is_file()
 
 
+def test_pictures_are_in_the_study_itself(filled: Study, tmp_path: Path) -> None:
+    filled.images.rename(tmp_path / "elsewhere")
+    filled.images.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StudyError, match="images: is a link"):
+        Study(filled.folder)
+
+
 # what the experiment uses
 
 
