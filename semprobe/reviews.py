@@ -188,6 +188,9 @@ class Reviews:
                 ) from error
             raise StudyError(f"{self.path}: can't be used ({error}); is its folder there, and may it be written?") \
                 from error  # fmt: skip
+        except OverflowError as error:
+            raise StudyError(f"a number is too large for a latent or a change ({error}); nothing was written") \
+                from error  # fmt: skip
         except sqlite3.DatabaseError as error:
             raise StudyError(
                 f"{self.path}: is damaged or no SQLite file ({error}); take it from a copy of the study"
@@ -235,7 +238,8 @@ class Reviews:
         Raises
         ------
         StudyError
-            Another field or verdict, nobody's name, a text above the limit of a cell, or a file that can't be written.
+            Another field or verdict, nobody's name, a text above the limit of a cell, a number that SQLite can't keep,
+            or a file that can't be written.
         """
         if field not in ("verdict", *TEXTS):
             raise StudyError(f"there is no field {field[:40]!r} to fill in, only verdict, {', '.join(TEXTS)}")
@@ -292,7 +296,7 @@ class Reviews:
     def _rows(self, where: str = "1", values: tuple[Any, ...] = ()) -> list[Change]:
         with self._thread, self._told():
             rows = self._base.execute(f"SELECT {_COLUMNS} FROM change WHERE {where} ORDER BY id", values).fetchall()
-        return [Change._make((*row[:7], bool(row[7]))) for row in rows]
+            return [_change(row) for row in rows]
 
     def history(self, concept: str | None = None, latent: int | None = None) -> list[Change]:
         """All changes, oldest first; of one concept or latent if these are given."""
@@ -300,13 +304,14 @@ class Reviews:
         values = tuple(one for one in (concept, latent) if one is not None)
         return self._rows(" AND ".join(f"{name} = ?" for name in where) or "1", values)
 
-    def answers(self) -> list[Answer]:
+    def answers(self, concept: str | None = None, latent: int | None = None) -> list[Answer]:
         """What the changes add up to: an answer for each reviewer, concept, latent, and whether blinded.
 
-        In the order in which they were begun. One whose fields were all emptied again is still there.
+        In the order in which they were begun. One whose fields were all emptied again is still there. Only the changes
+        of the concept or latent are read, if these are given.
         """
         found: dict[tuple[Any, ...], Answer] = {}
-        for change in self._rows():
+        for change in self.history(concept, latent):
             key = (change.reviewer, change.concept, change.latent, change.blinded)
             found[key] = _changed(found.get(key) or Answer(*key), change)
         return list(found.values())
@@ -330,8 +335,8 @@ class Reviews:
         Cohen, A coefficient of agreement for nominal scales, Educational and Psychological Measurement 20, 1960.
         """
         verdicts: dict[str, dict[tuple[str, int], str]] = {}
-        for one in self.answers():
-            if one.verdict and one.blinded == blinded and concept in (None, one.concept):
+        for one in self.answers(concept):
+            if one.verdict and one.blinded == blinded:
                 verdicts.setdefault(one.reviewer, {})[one.concept, one.latent] = one.verdict
         found = []
         for first, second in combinations(sorted(verdicts), 2):
@@ -376,10 +381,31 @@ def check_reviewer(name: str) -> str:
     return found
 
 
+def _change(row: tuple[Any, ...]) -> Change:
+    """A row of the file, if semprobe can have written it."""
+    found = Change._make((*row[:7], bool(row[7])))
+    try:
+        good = tuple(map(type, found)) == (int, str, str, str, int, str, str, bool) and found.field in FIELDS
+        if found.field in PICTURES:
+            what, image = _picked(found.value)
+            good = good and what in ("add", "remove") and isinstance(image, str)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        good = False
+    if not good or (found.field == "verdict" and found.value not in VERDICTS):
+        raise sqlite3.DatabaseError(f"its row {found.id} is no answer: {str(found.field)[:40]!a}")
+    return found
+
+
+def _picked(value: str) -> tuple[str, str]:
+    """``add`` or ``remove``, and which picture."""
+    ((what, image),) = json.loads(value).items()
+    return what, image
+
+
 def _changed(answer: Answer, change: Change) -> Answer:
     value: Any = change.value
     if change.field in PICTURES:
-        (what, image), = json.loads(change.value).items()  # fmt: skip
+        what, image = _picked(change.value)
         others = tuple(one for one in getattr(answer, change.field) if one != image)
         value = (*others, image) if what == "add" else others
     new: dict[str, Any] = {"at": change.at, change.field: value}

@@ -51,6 +51,19 @@ def test_answers_are_what_changes_add_up_to(reviews: Reviews) -> None:
     assert reviews.history("fur") == []
 
 
+def test_only_what_is_asked_for_is_read(reviews: Reviews) -> None:
+    for who, concept, latent in (("Ada", "wheel", 3), ("Ben", "wheel", 3), ("Ada", "wheel", 4), ("Ada", "fur", 3)):
+        reviews.set(who, concept, latent, "verdict", "validated")
+    all_ = reviews.answers()
+    for concept, latent, number in ((None, None, 4), ("wheel", None, 3), ("wheel", 3, 2), (None, 3, 3), ("sky", 3, 0)):
+        found = reviews.answers(concept, latent)
+        assert found == [one for one in all_ if concept in (None, one.concept) and latent in (None, one.latent)]
+        assert len(found) == number
+    with closing(sqlite3.connect(reviews.path, isolation_level=None)) as base:
+        base.execute("INSERT INTO change SELECT NULL, at, reviewer, concept, 5, 'mood', value, 0 FROM change LIMIT 1")
+    assert len(reviews.answers("wheel", 3)) == len(reviews.history("wheel", 3)) == 2  # the damage is elsewhere
+
+
 def test_two_windows_on_one_field_are_told_of_each_other(reviews: Reviews) -> None:
     first = reviews.set("Ada", "wheel", 3, "caveats", "one", seen=0)
     second = reviews.set("Ada", "wheel", 3, "caveats", "two", seen=0)
@@ -226,6 +239,35 @@ def test_pages_of_any_size_are_whole(tmp_path: Path, size: int) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(StudyError, match=f"expected whole pages of {size:,}"):
         Reviews(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("pictures_for", "no JSON"), ("pictures_for", "[]"), ("pictures_for", "{}"), ("pictures_for", '{"add": 3}'),
+     ("pictures_against", '{"take": "a"}'), ("pictures_for", "[" * 10**5), ("at", "x"), ("mood", "x"),
+     ("verdict", "maybe"), ("caveats", b"\xff")],
+)  # fmt: skip
+def test_a_row_that_is_no_answer_is_told_as_damage(tmp_path: Path, field: str, value: str | bytes) -> None:
+    path = tmp_path / "review.sqlite"
+    with Reviews(path) as opened:
+        opened.set("Ada", "wheel", 3, "caveats", "one")
+    with closing(sqlite3.connect(path, isolation_level=None)) as base:
+        row = ("2026-11-24T04:02:04.123+00:00", "Ada", "wheel", 3, field, value, 0)
+        base.execute(f"INSERT INTO change VALUES (NULL{', ?' * 7})", row)
+    with Reviews(path) as opened:
+        for read in (opened.answers, opened.history, opened.kappa, opened.export):
+            with pytest.raises(StudyError, match="is damaged .*its row 2 is no answer"):
+                read()
+
+
+def test_numbers_too_large_are_refused(reviews: Reviews) -> None:
+    for latent, seen in ((3, 10**30), (3, -(10**30)), (10**30, 0)):
+        with pytest.raises(StudyError, match="too large"):
+            reviews.set("Ada", "wheel", latent, "caveats", "one", seen=seen)
+    assert reviews.history() == []
+    reviews.set("Ada", "wheel", 3, "caveats", "one")
+    with pytest.raises(StudyError, match="too large"):
+        reviews.history("wheel", 10**30)
 
 
 def test_opening_it_again_keeps_the_locks_of_the_first(tmp_path: Path) -> None:
