@@ -23,6 +23,7 @@ import semprobe
 import semprobe.heatmaps
 from semprobe import report, report_pages
 from semprobe.cli import main
+from semprobe.cli._looks import Looks, tested_scores
 from semprobe.report_pages import fenced, in_markdown, visible
 from semprobe.reviews import Answer, Reviews
 from semprobe.study import Study
@@ -203,6 +204,23 @@ def test_normalised_activations_and_swept_thresholds_have_heat_too(made: Study, 
     assert all(row["threshold"] for row in cells(made.report / "latents.csv"))
 
 
+def test_patch_sums_are_of_what_was_scored_or_not_told(made: Study, run: Run, tmp_path: Path, measured: Path) -> None:
+    away = tmp_path / "activations.zarr"
+
+    def told(*words: object) -> bool:
+        run("encode", made.folder, *words, "--overwrite", "--quiet")
+        made.activations.rename(away)
+        run("report", made.folder, "--overwrite", "--quiet")
+        away.rename(made.activations)
+        return re.search(r"patch sum \d", read(made.report)[1]) is not None
+
+    sae = measured / "sae.pt"
+    assert told("--sae", sae)
+    assert not told("--sae", write_saev(tmp_path / "other.pt", seed=1))
+    assert not told("--sae", sae, "--normalize", "probe")
+    assert told("--sae", sae)
+
+
 def test_codes_that_do_not_agree_with_the_scores_are_not_painted(
     made: Study, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +230,18 @@ def test_codes_that_do_not_agree_with_the_scores_are_not_painted(
     assert len(notices) == len(CONCEPTS)
     assert all("its codes do not agree with the scores" in one for one in notices)
     assert "heat where it fires" not in read(made.report)[1]
+
+
+def test_a_look_says_of_its_latent_why_there_is_no_heat(made: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = semprobe.heatmaps.heatmap
+    monkeypatch.setattr(semprobe.heatmaps, "heatmap", lambda *given: right(*given) * 0)
+    scores = tested_scores(str(made.folder), makes="reviews")
+    looks = Looks(made, scores, None, "none", {}, None, True)
+    latent = best(made, "t-shirt")
+    first, again = (next(looks.of([("t-shirt", latent)])) for _ in range(2))
+    assert f"Pictures of latent {latent} are shown without heat" in first.notice
+    assert first.notice == again.notice
+    assert looks.notices == []
 
 
 def test_long_sources_are_told_in_brief() -> None:
