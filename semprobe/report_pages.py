@@ -14,7 +14,7 @@ import jinja2
 from markupsafe import Markup
 
 from semprobe.panels import chance_in_words
-from semprobe.report import Report, counted
+from semprobe.report import Report, counted, words
 
 LIMITS = """\
 F1 measures an association between a latent and a label on these images. It is no evidence that the model uses the \
@@ -124,7 +124,7 @@ def environment(html: bool) -> jinja2.Environment:
     )  # fmt: skip
     found.filters |= {"number": number, "chance": chance_in_words, "short": _short, "day": _day, "fenced": fenced,
                       "sentence": _sentence, "stop": _stop}  # fmt: skip
-    found.globals |= {"interval": interval, "counted": counted, "svg": Markup, "limits": LIMITS}
+    found.globals |= {"interval": interval, "counted": counted, "svg": Markup, "limits": LIMITS, "words": words}
     return found
 
 

@@ -160,6 +160,24 @@ def test_what_reviewers_said_is_there(made: Study, run: Run) -> None:
     assert len(rows) == 6
 
 
+def test_nothing_that_was_said_is_left_out(made: Study, run: Run) -> None:
+    fields = ("hypothesis", "evidence_for", "evidence_against", "failure_modes", "edge_cases", "caveats")
+    kinds: list[tuple[str, bool]] = [("rejected", False), ("unclear", False), ("", False), ("unclear", True)]
+    for at, (verdict, blinded) in enumerate(kinds):
+        said = {name: f"{name}-{at}" for name in fields} | ({"verdict": verdict} if verdict else {})
+        answer(made, "Ada", "t-shirt", best(made, "t-shirt", at), blinded=blinded, **said)
+    for image in made.used()[:2]:
+        pick(made, "Ada", "t-shirt", best(made, "t-shirt"), "pictures_for", image["path"])
+    pick(made, "Ada", "t-shirt", best(made, "t-shirt"), "pictures_against", made.used()[2]["path"])
+    run("report", made.folder, "--quiet")
+    page, text = read(made.report)
+    for one in (page.text, text.replace("\\", "")):
+        assert "Pictures picked: 2 for it, 1 against it." in one
+        assert "What was said without a verdict" in one
+        for name in fields:
+            assert [f"{name}-{at}" for at in range(len(kinds)) if f"{name}-{at}" not in one] == [], name
+
+
 def test_design_commands_and_hashes_are_there(made: Study, run: Run) -> None:
     run("report", made.folder, "--quiet")
     page, text = read(made.report)
