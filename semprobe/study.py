@@ -134,13 +134,17 @@ class Study:
         Raises
         ------
         StudyError
-            Another one has held the lock for a minute.
+            Another one has held the lock for a minute, or .lock is a link or can't be written.
         """
         try:
             self._lock.acquire()
         except Timeout as error:
             raise StudyError(
                 f"{self.folder}: another process has been writing for a minute; try again later"
+            ) from error
+        except OSError as error:
+            raise StudyError(
+                f"{self.folder / '.lock'}: can't be locked ({error.strerror}); expected a file, no link"
             ) from error
         try:
             yield
