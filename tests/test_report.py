@@ -22,8 +22,7 @@ from PIL import Image
 import semprobe
 import semprobe.heatmaps
 from semprobe import report, report_pages
-from semprobe.cli import main
-from semprobe.cli._looks import Looks, tested_scores
+from semprobe.cli import _looks, main
 from semprobe.report_pages import fenced, in_markdown, visible
 from semprobe.reviews import Answer, Reviews
 from semprobe.study import Study
@@ -253,8 +252,8 @@ def test_codes_that_do_not_agree_with_the_scores_are_not_painted(
 def test_a_look_says_of_its_latent_why_there_is_no_heat(made: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     right = semprobe.heatmaps.heatmap
     monkeypatch.setattr(semprobe.heatmaps, "heatmap", lambda *given: right(*given) * 0)
-    scores = tested_scores(str(made.folder), makes="reviews")
-    looks = Looks(made, scores, None, "none", {}, None, True)
+    scores = _looks.tested_scores(str(made.folder), makes="reviews")
+    looks = _looks.Looks(made, scores, None, "none", {}, None, True)
     latent = best(made, "t-shirt")
     first, again = (next(looks.of([("t-shirt", latent)])) for _ in range(2))
     assert f"Pictures of latent {latent} are shown without heat" in first.notice
