@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 _AT_ONCE = 500_000_000
 """Bytes of codes that are in memory at a time."""
 
+_OF_AN_SAE = ("sha256", "formula")
+"""What tells one SAE from another in provenance."""
+
 _NAME = 28  # letters of a picture's origin
 
 
@@ -31,7 +34,7 @@ class Looks:
     Attributes
     ----------
     notices
-        Why there is no heat, in sentences; empty where there is.
+        Why no latent has heat, in sentences; empty where they have. Of a single latent its look says it.
     provenance
         Of the stores of activations, latents and scores, as far as they are there.
     """
@@ -48,7 +51,7 @@ class Looks:
         stores = {name: _opened(getattr(study, name)) for name in ("activations", "latents")}
         came = [one.attrs["provenance"] for one in stores.values() if one is not None]
         self.provenance = [*came, scores.attrs["provenance"]]
-        self._latents = stores["latents"]
+        self._latents = stores["latents"] if _same_codes(stores["latents"], scores) else None
         self._data, self._sae = self._codes(stores["activations"], sae_path, normalize, options)
 
     def _codes(
@@ -114,13 +117,12 @@ class Looks:
 
         mine = None if heat is None else heat.sel(latent=latent, drop=True)
         sums = self._sums(latent) if mine is None else mine.sum(("row", "column")).values
+        notice = ""
         if mine is not None and self._differs(concept, latent, sums):
-            self.notices.append(
-                f"Pictures of latent {latent} are shown without heat, since its codes do not agree with the scores"
-            )
+            notice = f"Pictures of latent {latent} are shown without heat, since its codes do not agree with the scores"
             mine, sums = None, self._sums(latent)
         place = [str(name) for name in self._scores["concept"].values].index(concept) + 1
-        return Look(concept, latent, self._names, sums, mine, self._read, self._told, f"{place}-")
+        return Look(concept, latent, self._names, sums, mine, self._read, self._told, f"{place}-", notice)
 
     def _differs(self, concept: str, latent: int, sums: np.ndarray) -> bool:
         """Whether predictions now and then differ on more images than rounding explains."""
@@ -137,7 +139,7 @@ class Looks:
         return differ > max(1, len(now) // 100)
 
     def _sums(self, latent: int) -> np.ndarray:
-        """Patch sums of the stores, NaN if there are none."""
+        """Patch sums of the stores, NaN if there are none of what was scored."""
         import numpy as np
 
         for store in (self._scores, self._latents):
@@ -192,6 +194,16 @@ def _opened(path: Path) -> xr.Dataset | None:
         return None
 
 
+def _same_codes(latents: xr.Dataset | None, scores: xr.Dataset) -> bool:
+    """Whether a store of latents is of the SAE, the activations and the images that were scored."""
+    if latents is None or not set(scores["image"].values) <= set(latents["image"].values):
+        return False
+    then, now = scores.attrs["provenance"], latents.attrs["provenance"]
+    saes = [one.get("sae") or {} for one in (then, now)]
+    same_sae = bool(saes[0].get("sha256")) and all(saes[0].get(name) == saes[1].get(name) for name in _OF_AN_SAE)
+    return same_sae and all(then.get(name) == now.get(name) for name in ("normalisation", "activations"))
+
+
 def _place(given: str | None, recorded: dict[str, Any]) -> str:
     """Where the SAE is: as given, or as recorded; the embedded one is wherever semprobe is now."""
     from semprobe.checkpoints import pilot_sae_path
@@ -205,7 +217,7 @@ def _place(given: str | None, recorded: dict[str, Any]) -> str:
 
 def _check_same(sae: SAE, recorded: dict[str, Any]) -> None:
     now = sae.describe()
-    for name in ("sha256", "formula"):
+    for name in _OF_AN_SAE:
         if recorded.get(name) and recorded[name] != now[name]:
             raise SemprobeError(f"{sae.path} is another SAE than was scored: {name} {now[name]}, then {recorded[name]}")
 

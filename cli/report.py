@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +106,7 @@ def _report(given: str, study: Study, scores: xr.Dataset, looks: Looks, top: int
     order = study.concepts
     names = sorted(scored, key=lambda name: order.index(name) if name in order else len(order))
     parts = [_concept(scores, name, report.wanted(answers["open"], name, known), top) for name in names]
-    concepts = tuple(_drawn(parts, scores, looks))
+    concepts, plain = _drawn(parts, scores, looks)
     old = report.older((*answers["open"], *answers["blinded"]), came["created"])
     unverified = sum(open_ for open_, _ in studies.unverified(study).values())
     return report.Report(
@@ -119,7 +118,8 @@ def _report(given: str, study: Study, scores: xr.Dataset, looks: Looks, top: int
         unscored=tuple(one for one in study.concepts if one not in names),
         agreement=answers["agreement"], blinded=answers["blinded"], blinded_agreement=answers["blinded_agreement"],
         elsewhere=tuple(one for one in answers["open"] if one.concept not in names or one.latent not in known),
-        notices=tuple(one for one in (*looks.notices, old) if one), summary=report.summarise(concepts, unverified),
+        notices=tuple(one for one in (*looks.notices, *plain, old) if one),
+        summary=report.summarise(concepts, unverified),
     )  # fmt: skip
 
 
@@ -154,22 +154,22 @@ def _concept(scores: xr.Dataset, name: str, answers: dict[int, tuple[Answer, ...
     return ConceptPart(name, describe(scores, name, 1), parts, svg)
 
 
-def _drawn(concepts: list[ConceptPart], scores: xr.Dataset, looks: Looks) -> Iterator[ConceptPart]:
-    """The concepts with pictures of validated and disputed latents; of the best one where there is none."""
+def _drawn(concepts: list[ConceptPart], scores: xr.Dataset, looks: Looks) -> tuple[tuple[ConceptPart, ...], list[str]]:
+    """The concepts with pictures of validated and disputed latents, or of the best one; and what looks had to say."""
     from dataclasses import replace
 
     wanted = {(one.name, part.latent): part for one in concepts for part in one.shown or one.latents[:1]}
-    drawn = {
-        (look.concept, look.latent): (_galleries(look, wanted[look.concept, look.latent], scores), look.maximum)
-        for look in looks.of(list(wanted))
-    }
-    for one in concepts:
-        found = [drawn.get((one.name, part.latent), ((), 0.0)) for part in one.latents]
-        parts = [
-            replace(part, galleries=galleries, largest_code=largest)
-            for part, (galleries, largest) in zip(one.latents, found, strict=True)
-        ]
-        yield replace(one, latents=tuple(parts))
+    drawn, notices = {}, []
+    for look in looks.of(list(wanted)):
+        key = look.concept, look.latent
+        galleries = _galleries(look, wanted[key], scores)
+        drawn[key] = replace(wanted[key], galleries=galleries, largest_code=look.maximum)
+        notices.append(look.notice)
+    with_pictures = tuple(
+        replace(one, latents=tuple(drawn.get((one.name, part.latent), part) for part in one.latents))
+        for one in concepts
+    )
+    return with_pictures, notices
 
 
 def _galleries(look: Look, part: LatentPart, scores: xr.Dataset) -> tuple[Gallery, ...]:
@@ -212,10 +212,31 @@ def _check_output(study: Study, out: Path, overwrite: bool) -> None:
         return
     if out.is_symlink() or not out.is_dir():
         raise StoreExists(f"{out}: is no folder; choose another one")
-    if foreign := sorted(one.name for one in out.iterdir() if one.name not in FILES):
-        raise StoreExists(f"{out}: has something else than a report in it, such as {foreign[0]}; choose another folder")
-    if any(out.iterdir()) and not overwrite:
+    if foreign := _foreign(out):
+        raise StoreExists(f"{out}: has something else than a report in it, such as {foreign}; choose another folder")
+    if not any(out.iterdir()):
+        return
+    if not (out / "report.html").exists():
+        raise StoreExists(f"{out}: is not empty and has no report.html, so it is no report; choose another folder")
+    if not overwrite:
         raise StoreExists(f"{out}: there is a report already; --overwrite replaces it")
+
+
+def _foreign(out: Path) -> str | None:
+    """Something in a folder that no report makes, the first by name."""
+    from semprobe.report_pages import PICTURE_NAME
+
+    pictures = out / "pictures"
+    found = [
+        one.name for one in out.iterdir()
+        if one.name not in FILES or one.is_symlink() or one.is_dir() != (one == pictures)
+    ]  # fmt: skip
+    if not found and pictures.exists():
+        found = [
+            f"pictures/{one.name}" for one in pictures.iterdir()
+            if not PICTURE_NAME.fullmatch(one.name) or one.is_symlink() or one.is_dir()
+        ]  # fmt: skip
+    return min(found, default=None)
 
 
 def _write(study: Study, out: Path, made: dict[str, bytes], overwrite: bool) -> None:

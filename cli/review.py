@@ -87,6 +87,8 @@ def _export(study: Study, to: str, overwrite: bool) -> None:
         click.echo(text, nl=False)
         return
     path = Path(to)
+    if study.owns(path):
+        raise StudyError(f"{to}: belongs to the study itself, which would be damaged; choose another file")
     if os.path.lexists(path) and not overwrite:
         raise StoreExists(f"{to}: is here already; choose another file, or replace it with --overwrite")
     if not path.absolute().parent.is_dir() or path.is_dir():

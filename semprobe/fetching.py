@@ -134,6 +134,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         if self._left < 0:
             fp.close()
             raise StudyError(f"leads on more often than the limit of {self._limit} redirects")
+        del headers["uri"]  # urllib would go there where there is no location
         target = urljoin(req.full_url, headers.get("location") or "")
         try:
             check_address(target)
@@ -143,6 +144,18 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().http_error_302(req, fp, code, msg, headers)
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
+
+def _opener(limits: Limits) -> urllib.request.OpenerDirector:
+    """Opens http and https; that of urllib would also open files and FTP."""
+    found = urllib.request.OpenerDirector()
+    for one in (
+        urllib.request.ProxyHandler(), urllib.request.HTTPHandler(), urllib.request.HTTPSHandler(),
+        urllib.request.UnknownHandler(), urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(), _Redirects(limits.redirects),
+    ):  # fmt: skip
+        found.add_handler(one)
+    return found
 
 
 def _in_time(address: str, limits: Limits) -> bytes:
@@ -170,7 +183,7 @@ def _download(address: str, limits: Limits) -> bytes:
     until = time.monotonic() + limits.seconds
     escaped = quote(address, safe="%/:=&?~#+!$,;'@()*[]")  # as browsers do; what is escaped already stays
     request = urllib.request.Request(escaped, headers={"User-Agent": _AGENT, "Accept": "image/*"})
-    with urllib.request.build_opener(_Redirects(limits.redirects)).open(request, timeout=limits.seconds) as answer:
+    with _opener(limits).open(request, timeout=limits.seconds) as answer:
         kind = (answer.headers.get("Content-Type") or "").partition(";")[0].strip().lower()
         if kind and kind not in _BINARY and not kind.startswith("image/"):
             raise StudyError(f"the server says that it is {kind[:100]!r}, expected an image")

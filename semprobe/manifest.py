@@ -61,7 +61,8 @@ def neutralise(text: str) -> str:
     """A cell that no spreadsheet runs as a formula; :func:`restore` undoes it.
 
     What starts with ``= + - @``, their full-width forms, a tab or a line break gets an apostrophe in front, and so does
-    what starts with an apostrophe itself, so that nothing is lost.
+    what starts with an apostrophe itself, so that nothing is lost. It holds for readers that take commas to separate
+    cells: to one that expects semicolons a line break within a cell begins a row.
 
     Examples
     --------

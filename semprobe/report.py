@@ -118,6 +118,24 @@ def filled(answers: Iterable[Answer]) -> list[Answer]:
     return [one for one in answers if any(value for name, value in vars(one).items() if name not in own)]
 
 
+def words(answer: Answer) -> list[tuple[str, str]]:
+    """What an answer says besides its verdict, as far as it says anything, and how many pictures were picked.
+
+    Examples
+    --------
+    >>> words(Answer("Ada", "wheel", 3, False, hypothesis="rims", pictures_for=("a", "b")))
+    [('Hypothesis', 'rims'), ('Pictures picked', '2 for it')]
+    """
+    picked = {"for": len(answer.pictures_for), "against": len(answer.pictures_against)}
+    found = {
+        "Hypothesis": answer.hypothesis, "Evidence for": answer.evidence_for,
+        "Evidence against": answer.evidence_against, "Failure modes": answer.failure_modes,
+        "Edge cases": answer.edge_cases, "Caveats": answer.caveats,
+        "Pictures picked": ", ".join(f"{number} {side} it" for side, number in picked.items() if number),
+    }  # fmt: skip
+    return [(name, text) for name, text in found.items() if text]
+
+
 def older(answers: Iterable[Answer], created: str) -> str:
     """A sentence on answers that were given before the scores were made; empty without any.
 

@@ -14,7 +14,7 @@ import jinja2
 from markupsafe import Markup
 
 from semprobe.panels import chance_in_words
-from semprobe.report import Report, counted
+from semprobe.report import Report, counted, words
 
 LIMITS = """\
 F1 measures an association between a latent and a label on these images. It is no evidence that the model uses the \
@@ -25,6 +25,9 @@ on held-out halves says what the choice is worth, not what one latent is. p guar
 latents, not against trying several SAEs, blocks or thresholds. A verdict is the judgement of the people named. \
 Formulas and sources are in semprobe's docs/statistics.md."""
 """What no report of this kind can show."""
+
+PICTURE_NAME = re.compile(r"null-\d+\.svg|\d+-\d+-(tp|fp|fn|tn|patch|(for|against)-\d+)-\d+\.jpg")
+"""Every name that a report gives to a file in ``pictures/``, and no other."""
 
 _MARKS = re.compile(r"([\\`*_\[\]|#~$!])")
 
@@ -121,7 +124,7 @@ def environment(html: bool) -> jinja2.Environment:
     )  # fmt: skip
     found.filters |= {"number": number, "chance": chance_in_words, "short": _short, "day": _day, "fenced": fenced,
                       "sentence": _sentence, "stop": _stop}  # fmt: skip
-    found.globals |= {"interval": interval, "counted": counted, "svg": Markup, "limits": LIMITS}
+    found.globals |= {"interval": interval, "counted": counted, "svg": Markup, "limits": LIMITS, "words": words}
     return found
 
 

@@ -82,6 +82,8 @@ class Look:
         The picture of a name; and in a word or two where it came from.
     stem
         How names of its pictures' files begin.
+    notice
+        Why this latent has no heat, in a sentence that names it; empty where it has, or where no latent has any.
     """
 
     concept: str
@@ -92,6 +94,7 @@ class Look:
     read: Read
     told: Callable[[str], str]
     stem: str = ""
+    notice: str = ""
 
     @property
     def maximum(self) -> float:

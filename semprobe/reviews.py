@@ -10,7 +10,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import combinations
@@ -50,6 +50,7 @@ CREATE TABLE IF NOT EXISTS change (
 """
 _NO = ("CREATE TRIGGER IF NOT EXISTS no_{0} BEFORE {0} ON change BEGIN "
        "SELECT RAISE(ABORT, 'answers are only ever added'); END")  # fmt: skip
+_SMALLEST_PAGE = 512
 _COLUMNS = "id, at, reviewer, concept, latent, field, value, blinded"
 
 
@@ -124,16 +125,15 @@ class Reviews:
     Raises
     ------
     StudyError
-        The file is truncated or damaged, of a later version, locked by another program, or can't be made.
+        The file is a link, truncated or damaged, of a later version, locked by another program, or can't be made.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, timeout: float = 5.0) -> None:
         self.path, self._thread = Path(path), threading.RLock()
-        if self.path.exists() and self.path.stat().st_size == 0:
-            raise StudyError(
-                f"{self.path}: is empty, which answers never are; take it from a copy, or remove it to begin anew"
-            )
+        if self.path.is_symlink():
+            raise StudyError(f"{self.path}: is a link, expected a file in the study; put the file itself in its place")
         with self._told():
+            self._check_size()
             self._base = sqlite3.connect(self.path, timeout=timeout, check_same_thread=False, isolation_level=None)
         try:
             with self._told():
@@ -141,6 +141,19 @@ class Reviews:
         except BaseException:
             self._base.close()
             raise
+
+    def _check_size(self) -> None:
+        """Refuse what SQLite would begin anew, or where it would read a row from what is left of a page."""
+        if not self.path.is_file():
+            return
+        size = self.path.stat().st_size
+        if size == 0:
+            raise StudyError(
+                f"{self.path}: is empty, which answers never are; take it from a copy, or remove it to begin anew"
+            )
+        page = _SMALLEST_PAGE if size < _SMALLEST_PAGE else _page_size(self.path)
+        if size % page:
+            raise sqlite3.DatabaseError(f"it has {size:,} bytes, expected whole pages of {page:,}")
 
     def _prepare(self) -> None:
         version = self._base.execute("PRAGMA user_version").fetchone()[0]
@@ -174,6 +187,9 @@ class Reviews:
                     f"{self.path}: is locked by another program, nothing was written; close what has it open"
                 ) from error
             raise StudyError(f"{self.path}: can't be used ({error}); is its folder there, and may it be written?") \
+                from error  # fmt: skip
+        except OverflowError as error:
+            raise StudyError(f"a number is too large for a latent or a change ({error}); nothing was written") \
                 from error  # fmt: skip
         except sqlite3.DatabaseError as error:
             raise StudyError(
@@ -222,7 +238,8 @@ class Reviews:
         Raises
         ------
         StudyError
-            Another field or verdict, nobody's name, a text above the limit of a cell, or a file that can't be written.
+            Another field or verdict, nobody's name, a text above the limit of a cell, a number that SQLite can't keep,
+            or a file that can't be written.
         """
         if field not in ("verdict", *TEXTS):
             raise StudyError(f"there is no field {field[:40]!r} to fill in, only verdict, {', '.join(TEXTS)}")
@@ -279,7 +296,7 @@ class Reviews:
     def _rows(self, where: str = "1", values: tuple[Any, ...] = ()) -> list[Change]:
         with self._thread, self._told():
             rows = self._base.execute(f"SELECT {_COLUMNS} FROM change WHERE {where} ORDER BY id", values).fetchall()
-        return [Change._make((*row[:7], bool(row[7]))) for row in rows]
+            return [_change(row) for row in rows]
 
     def history(self, concept: str | None = None, latent: int | None = None) -> list[Change]:
         """All changes, oldest first; of one concept or latent if these are given."""
@@ -287,13 +304,14 @@ class Reviews:
         values = tuple(one for one in (concept, latent) if one is not None)
         return self._rows(" AND ".join(f"{name} = ?" for name in where) or "1", values)
 
-    def answers(self) -> list[Answer]:
+    def answers(self, concept: str | None = None, latent: int | None = None) -> list[Answer]:
         """What the changes add up to: an answer for each reviewer, concept, latent, and whether blinded.
 
-        In the order in which they were begun. One whose fields were all emptied again is still there.
+        In the order in which they were begun. One whose fields were all emptied again is still there. Only the changes
+        of the concept or latent are read, if these are given.
         """
         found: dict[tuple[Any, ...], Answer] = {}
-        for change in self._rows():
+        for change in self.history(concept, latent):
             key = (change.reviewer, change.concept, change.latent, change.blinded)
             found[key] = _changed(found.get(key) or Answer(*key), change)
         return list(found.values())
@@ -317,8 +335,8 @@ class Reviews:
         Cohen, A coefficient of agreement for nominal scales, Educational and Psychological Measurement 20, 1960.
         """
         verdicts: dict[str, dict[tuple[str, int], str]] = {}
-        for one in self.answers():
-            if one.verdict and one.blinded == blinded and concept in (None, one.concept):
+        for one in self.answers(concept):
+            if one.verdict and one.blinded == blinded:
                 verdicts.setdefault(one.reviewer, {})[one.concept, one.latent] = one.verdict
         found = []
         for first, second in combinations(sorted(verdicts), 2):
@@ -341,6 +359,12 @@ class Reviews:
         }  # fmt: skip
 
 
+def _page_size(path: Path) -> int:
+    """What the header says, read by SQLite: closing the file ourselves would drop this process's locks on it."""
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)) as base:
+        return int(base.execute("PRAGMA page_size").fetchone()[0])
+
+
 def check_reviewer(name: str) -> str:
     """A reviewer's name without space around it.
 
@@ -357,10 +381,31 @@ def check_reviewer(name: str) -> str:
     return found
 
 
+def _change(row: tuple[Any, ...]) -> Change:
+    """A row of the file, if semprobe can have written it."""
+    found = Change._make((*row[:7], bool(row[7])))
+    try:
+        good = tuple(map(type, found)) == (int, str, str, str, int, str, str, bool) and found.field in FIELDS
+        if found.field in PICTURES:
+            what, image = _picked(found.value)
+            good = good and what in ("add", "remove") and isinstance(image, str)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        good = False
+    if not good or (found.field == "verdict" and found.value not in VERDICTS):
+        raise sqlite3.DatabaseError(f"its row {found.id} is no answer: {str(found.field)[:40]!a}")
+    return found
+
+
+def _picked(value: str) -> tuple[str, str]:
+    """``add`` or ``remove``, and which picture."""
+    ((what, image),) = json.loads(value).items()
+    return what, image
+
+
 def _changed(answer: Answer, change: Change) -> Answer:
     value: Any = change.value
     if change.field in PICTURES:
-        (what, image), = json.loads(change.value).items()  # fmt: skip
+        what, image = _picked(change.value)
         others = tuple(one for one in getattr(answer, change.field) if one != image)
         value = (*others, image) if what == "add" else others
     new: dict[str, Any] = {"at": change.at, change.field: value}

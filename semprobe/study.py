@@ -27,6 +27,12 @@ VERSION = 1
 
 STORES = ("activations", "latents", "scores")
 
+OWN = (
+    "study.json", "manifest.csv", "images", *(f"{kind}.zarr" for kind in STORES), "report", ".lock",
+    *(f"review.sqlite{end}" for end in ("", "-wal", "-shm", "-journal")),
+)  # fmt: skip
+"""What a study's folder has in it, by name; not all of it from the beginning."""
+
 _LOCK_SECONDS = 60
 
 
@@ -106,7 +112,7 @@ class Study:
     Raises
     ------
     StudyError
-        The folder is no study, or one of a later version of semprobe.
+        The folder is no study, one of a later version of semprobe, or its images/ is a link.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -118,6 +124,8 @@ class Study:
         self.report = self.folder / "report"
         self._lock = FileLock(self.folder / ".lock", timeout=_LOCK_SECONDS)
         self.about()
+        if self.images.is_symlink():
+            raise StudyError(f"{self.images}: is a link, and a study holds its pictures; put the folder in its place")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -126,7 +134,7 @@ class Study:
         Raises
         ------
         StudyError
-            Another one has held the lock for a minute.
+            Another one has held the lock for a minute, or .lock is a link or can't be written.
         """
         try:
             self._lock.acquire()
@@ -134,10 +142,20 @@ class Study:
             raise StudyError(
                 f"{self.folder}: another process has been writing for a minute; try again later"
             ) from error
+        except OSError as error:
+            raise StudyError(
+                f"{self.folder / '.lock'}: can't be locked ({error.strerror}); expected a file, no link"
+            ) from error
         try:
             yield
         finally:
             self._lock.release()
+
+    def owns(self, path: str | os.PathLike[str]) -> bool:
+        """Whether a path is one of the study's own files or folders, or in one of these; it need not be there."""
+        folder, name = os.path.split(os.path.abspath(path))
+        inside = os.path.relpath(os.path.join(os.path.realpath(folder), name), os.path.realpath(self.folder))
+        return inside.casefold().split(os.sep)[0] in OWN  # to some file systems upper and lower case are one
 
     # study.json
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 from click.testing import Result
@@ -19,7 +20,7 @@ from PIL import Image
 
 from semprobe.collecting import Item, collect
 from semprobe.errors import StudyError
-from semprobe.fetching import Limits, fetch
+from semprobe.fetching import LIMITS, Limits, _opener, fetch
 from semprobe.study import Study, create
 from tests.conftest import draw
 
@@ -77,6 +78,9 @@ class _Server(BaseHTTPRequestHandler):
 
     def on_toftp(self) -> None:
         self.answer(307, Location="ftp://127.0.0.1/a.png")
+
+    def on_uri(self) -> None:
+        self.answer(302, URI=f"http://{self.headers['Host']}/good/3")
 
     def on_slow(self) -> None:
         time.sleep(1.5)
@@ -160,6 +164,7 @@ def files(study: Study) -> set[str]:
         ("nowhere", "the server answers 302"),
         ("tofile", "leads on to file:///etc/passwd: scheme 'file'; only http and https"),
         ("toftp", "leads on to ftp://127.0.0.1/a.png: scheme 'ftp'; only http and https"),
+        ("uri", "the server answers 302"),
         ("slow", "took longer than the limit of 0.5 s"),
         ("drip", "took longer than the limit of 0.5 s"),
         ("headers", "took longer than the limit of 0.5 s"),
@@ -197,6 +202,12 @@ def test_each_failure_is_a_line_and_leaves_no_half_file(
 @pytest.mark.parametrize("path", ["hops/5", "binary", "good/7?q=a b ü"])
 def test_redirects_binary_types_and_odd_addresses_within_limits(server: str, path: str) -> None:
     assert fetch(f"{server}/{path}").startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("address", ["ftp://127.0.0.1:9/a.png", "file:///etc/hostname", "data:image/png,x"])
+def test_nothing_but_http_can_be_opened_at_all(address: str) -> None:
+    with pytest.raises(URLError, match="unknown url type"):
+        _opener(LIMITS).open(address)
 
 
 def test_no_server_at_all(study: Study) -> None:

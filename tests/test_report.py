@@ -22,7 +22,7 @@ from PIL import Image
 import semprobe
 import semprobe.heatmaps
 from semprobe import report, report_pages
-from semprobe.cli import main
+from semprobe.cli import _looks, main
 from semprobe.report_pages import fenced, in_markdown, visible
 from semprobe.reviews import Answer, Reviews
 from semprobe.study import Study
@@ -159,6 +159,24 @@ def test_what_reviewers_said_is_there(made: Study, run: Run) -> None:
     assert len(rows) == 6
 
 
+def test_nothing_that_was_said_is_left_out(made: Study, run: Run) -> None:
+    fields = ("hypothesis", "evidence_for", "evidence_against", "failure_modes", "edge_cases", "caveats")
+    kinds: list[tuple[str, bool]] = [("rejected", False), ("unclear", False), ("", False), ("unclear", True)]
+    for at, (verdict, blinded) in enumerate(kinds):
+        said = {name: f"{name}-{at}" for name in fields} | ({"verdict": verdict} if verdict else {})
+        answer(made, "Ada", "t-shirt", best(made, "t-shirt", at), blinded=blinded, **said)
+    for image in made.used()[:2]:
+        pick(made, "Ada", "t-shirt", best(made, "t-shirt"), "pictures_for", image["path"])
+    pick(made, "Ada", "t-shirt", best(made, "t-shirt"), "pictures_against", made.used()[2]["path"])
+    run("report", made.folder, "--quiet")
+    page, text = read(made.report)
+    for one in (page.text, text.replace("\\", "")):
+        assert "Pictures picked: 2 for it, 1 against it." in one
+        assert "What was said without a verdict" in one
+        for name in fields:
+            assert [f"{name}-{at}" for at in range(len(kinds)) if f"{name}-{at}" not in one] == [], name
+
+
 def test_design_commands_and_hashes_are_there(made: Study, run: Run) -> None:
     run("report", made.folder, "--quiet")
     page, text = read(made.report)
@@ -203,6 +221,23 @@ def test_normalised_activations_and_swept_thresholds_have_heat_too(made: Study, 
     assert all(row["threshold"] for row in cells(made.report / "latents.csv"))
 
 
+def test_patch_sums_are_of_what_was_scored_or_not_told(made: Study, run: Run, tmp_path: Path, measured: Path) -> None:
+    away = tmp_path / "activations.zarr"
+
+    def told(*words: object) -> bool:
+        run("encode", made.folder, *words, "--overwrite", "--quiet")
+        made.activations.rename(away)
+        run("report", made.folder, "--overwrite", "--quiet")
+        away.rename(made.activations)
+        return re.search(r"patch sum \d", read(made.report)[1]) is not None
+
+    sae = measured / "sae.pt"
+    assert told("--sae", sae)
+    assert not told("--sae", write_saev(tmp_path / "other.pt", seed=1))
+    assert not told("--sae", sae, "--normalize", "probe")
+    assert told("--sae", sae)
+
+
 def test_codes_that_do_not_agree_with_the_scores_are_not_painted(
     made: Study, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +247,18 @@ def test_codes_that_do_not_agree_with_the_scores_are_not_painted(
     assert len(notices) == len(CONCEPTS)
     assert all("its codes do not agree with the scores" in one for one in notices)
     assert "heat where it fires" not in read(made.report)[1]
+
+
+def test_a_look_says_of_its_latent_why_there_is_no_heat(made: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = semprobe.heatmaps.heatmap
+    monkeypatch.setattr(semprobe.heatmaps, "heatmap", lambda *given: right(*given) * 0)
+    scores = _looks.tested_scores(str(made.folder), makes="reviews")
+    looks = _looks.Looks(made, scores, None, "none", {}, None, True)
+    latent = best(made, "t-shirt")
+    first, again = (next(looks.of([("t-shirt", latent)])) for _ in range(2))
+    assert f"Pictures of latent {latent} are shown without heat" in first.notice
+    assert first.notice == again.notice
+    assert looks.notices == []
 
 
 def test_long_sources_are_told_in_brief() -> None:
@@ -336,6 +383,38 @@ def test_what_is_there_stays_unless_asked(made: Study, run: Run, tmp_path: Path)
     run("report", made.folder, "-o", tmp_path / "link", "--overwrite", "--quiet", code=1)
     run("report", made.folder, "-o", made.images / "report", "--quiet", code=2)
     run("report", made.folder, "-o", tmp_path / "no" / "report", "--quiet", code=1)
+
+
+@pytest.mark.parametrize(
+    ("made_by_hand", "of_a_report", "said"),
+    [("pictures/holiday.jpg", False, "pictures/holiday.jpg"), ("pictures/holiday.jpg", True, "pictures/holiday.jpg"),
+     ("pictures/1-3-tp-0.jpg", False, "no report.html"), ("latents.csv", False, "no report.html"),
+     ("pictures/1-3-tp-0.jpg/holiday.jpg", True, "pictures/1-3-tp-0.jpg"), ("report.md/me.tex", True, "report.md")],
+)  # fmt: skip
+def test_nothing_that_no_report_makes_is_replaced(
+    made: Study, run: Run, tmp_path: Path, made_by_hand: str, of_a_report: bool, said: str
+) -> None:
+    mine = tmp_path / "mine"
+    file = mine / made_by_hand
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    if of_a_report:
+        (mine / "report.html").touch()
+    told = run("report", made.folder, "-o", mine, "--overwrite", "--quiet", code=1).stderr
+    assert said in told
+    assert file.read_text() == "mine"
+
+
+def test_every_picture_has_a_name_that_reports_give(made: Study, run: Run) -> None:
+    latent = best(made, "t-shirt")
+    answer(made, "Ada", "t-shirt", latent, verdict="validated")
+    for field in ("pictures_for", "pictures_against"):
+        pick(made, "Ada", "t-shirt", latent, field, made.used()[0]["path"])
+    run("report", made.folder, "--quiet")
+    names = {path.name for path in (made.report / "pictures").iterdir()}
+    assert all(report_pages.PICTURE_NAME.fullmatch(name) for name in names), names
+    assert {f"1-{latent}-{kind}-0-0.jpg" for kind in ("for", "against")} <= names
+    run("report", made.folder, "--quiet", "--overwrite")
 
 
 @pytest.mark.parametrize("where", ["pathlib.Path.write_bytes", "semprobe.cli.report._replace"])

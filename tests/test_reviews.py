@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,19 @@ def test_answers_are_what_changes_add_up_to(reviews: Reviews) -> None:
     assert (other.reviewer, other.verdict) == ("Ben", "rejected")
     assert [one.value for one in reviews.history("wheel", 3) if one.field == "hypothesis"] == ["rims", "rims of cars"]
     assert reviews.history("fur") == []
+
+
+def test_only_what_is_asked_for_is_read(reviews: Reviews) -> None:
+    for who, concept, latent in (("Ada", "wheel", 3), ("Ben", "wheel", 3), ("Ada", "wheel", 4), ("Ada", "fur", 3)):
+        reviews.set(who, concept, latent, "verdict", "validated")
+    all_ = reviews.answers()
+    for concept, latent, number in ((None, None, 4), ("wheel", None, 3), ("wheel", 3, 2), (None, 3, 3), ("sky", 3, 0)):
+        found = reviews.answers(concept, latent)
+        assert found == [one for one in all_ if concept in (None, one.concept) and latent in (None, one.latent)]
+        assert len(found) == number
+    with closing(sqlite3.connect(reviews.path, isolation_level=None)) as base:
+        base.execute("INSERT INTO change SELECT NULL, at, reviewer, concept, 5, 'mood', value, 0 FROM change LIMIT 1")
+    assert len(reviews.answers("wheel", 3)) == len(reviews.history("wheel", 3)) == 2  # the damage is elsewhere
 
 
 def test_two_windows_on_one_field_are_told_of_each_other(reviews: Reviews) -> None:
@@ -178,6 +192,10 @@ def _later(path: Path) -> None:
     [
         (lambda path: path.write_bytes(b""), "is empty"),
         (lambda path: path.write_bytes(path.read_bytes()[:5000]), "damaged"),
+        (lambda path: path.write_bytes(path.read_bytes()[:1]), "has 1 bytes, expected whole pages of 512"),
+        (lambda path: path.write_bytes(path.read_bytes()[:511]), "has 511 bytes, expected whole pages of 512"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "bytes, expected whole pages of 4,096"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-4096]), "damaged"),
         (lambda path: path.write_bytes(b"no database at all" * 300), "damaged or no SQLite file"),
         (_damaged, "damaged"),
         (_of_something_else, "something else"),
@@ -195,6 +213,74 @@ def test_a_spoilt_file_is_told_and_left_alone(tmp_path: Path, spoil: Callable[[P
         Reviews(path)
     assert str(path) in str(told.value)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_is_not_followed(tmp_path: Path, there: bool) -> None:
+    elsewhere, path = tmp_path / "elsewhere.sqlite", tmp_path / "review.sqlite"
+    if there:
+        Reviews(elsewhere).close()
+    path.symlink_to(elsewhere)
+    with pytest.raises(StudyError, match="is a link"):
+        Reviews(path)
+    assert elsewhere.exists() == there
+
+
+@pytest.mark.parametrize("size", [512, 65536])
+def test_pages_of_any_size_are_whole(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "review.sqlite"
+    with Reviews(path) as opened:
+        opened.set("Ada", "wheel", 3, "caveats", "text" * 100)
+    with closing(sqlite3.connect(path, isolation_level=None)) as base:
+        for words in ("PRAGMA journal_mode = DELETE", f"PRAGMA page_size = {size}", "VACUUM"):
+            base.execute(words)
+    with Reviews(path) as opened:
+        assert len(opened.history()) == 1
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(StudyError, match=f"expected whole pages of {size:,}"):
+        Reviews(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("pictures_for", "no JSON"), ("pictures_for", "[]"), ("pictures_for", "{}"), ("pictures_for", '{"add": 3}'),
+     ("pictures_against", '{"take": "a"}'), ("pictures_for", "[" * 10**5), ("at", "x"), ("mood", "x"),
+     ("verdict", "maybe"), ("caveats", b"\xff")],
+)  # fmt: skip
+def test_a_row_that_is_no_answer_is_told_as_damage(tmp_path: Path, field: str, value: str | bytes) -> None:
+    path = tmp_path / "review.sqlite"
+    with Reviews(path) as opened:
+        opened.set("Ada", "wheel", 3, "caveats", "one")
+    with closing(sqlite3.connect(path, isolation_level=None)) as base:
+        row = ("2026-11-24T04:02:04.123+00:00", "Ada", "wheel", 3, field, value, 0)
+        base.execute(f"INSERT INTO change VALUES (NULL{', ?' * 7})", row)
+    with Reviews(path) as opened:
+        for read in (opened.answers, opened.history, opened.kappa, opened.export):
+            with pytest.raises(StudyError, match="is damaged .*its row 2 is no answer"):
+                read()
+
+
+def test_numbers_too_large_are_refused(reviews: Reviews) -> None:
+    for latent, seen in ((3, 10**30), (3, -(10**30)), (10**30, 0)):
+        with pytest.raises(StudyError, match="too large"):
+            reviews.set("Ada", "wheel", latent, "caveats", "one", seen=seen)
+    assert reviews.history() == []
+    reviews.set("Ada", "wheel", 3, "caveats", "one")
+    with pytest.raises(StudyError, match="too large"):
+        reviews.history("wheel", 10**30)
+
+
+def test_opening_it_again_keeps_the_locks_of_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "review.sqlite"
+    code = "import sys\nfrom semprobe.reviews import Reviews\nReviews(sys.argv[1]).close()"
+    with Reviews(path) as opened:
+        opened.set("Ada", "wheel", 3, "caveats", "one")
+        Reviews(path).close()
+        subprocess.run([sys.executable, "-c", code, str(path)], check=True)  # would remove a log that nobody holds
+        assert path.with_name("review.sqlite-wal").exists()
+        opened.set("Ada", "wheel", 3, "caveats", "two")
+    with Reviews(path) as opened:
+        assert [one.value for one in opened.history()] == ["one", "two"]
 
 
 def test_a_locked_file_is_told(tmp_path: Path) -> None:
@@ -227,6 +313,23 @@ def test_export_has_everything(made: Study, run: Run, tmp_path: Path) -> None:
     assert "is here already" in run("review", made.folder, "--export", to, code=1).stderr
     run("review", made.folder, "--export", to, "--overwrite")
     assert "can't be a file" in run("review", made.folder, "--export", tmp_path / "no" / "a.json", code=1).stderr
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["review.sqlite", "review.sqlite-wal", "Study.json", "manifest.csv", ".lock", "images/a.json", "report/report.html",
+     "scores.zarr/zarr.json", "images/../latents.zarr"],
+)  # fmt: skip
+def test_answers_are_not_exported_onto_the_study_itself(made: Study, run: Run, tmp_path: Path, name: str) -> None:
+    answer(made, "Ada", "t-shirt", 3, verdict="validated")
+    (tmp_path / "link").symlink_to(made.folder)
+    before = made.reviews.read_bytes()
+    for folder in (made.folder, tmp_path / "link"):
+        told = run("review", made.folder, "--export", folder / name, "--overwrite", code=1).stderr
+        assert "belongs to the study itself" in told
+    assert made.reviews.read_bytes() == before
+    run("review", made.folder, "--export", made.folder / "answers.json")
+    assert not made.owns(tmp_path / "review.sqlite")
 
 
 def test_nothing_to_export_is_told(made: Study, run: Run, tmp_path: Path) -> None:

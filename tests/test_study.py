@@ -210,6 +210,21 @@ def test_pictures_outside_are_out_of_reach(filled: Study, tmp_path: Path) -> Non
     assert filled.image(filled.rows()[0]["path"]).is_file()
 
 
+def test_the_lock_is_no_link(filled: Study, tmp_path: Path) -> None:
+    (filled.folder / ".lock").unlink(missing_ok=True)
+    (filled.folder / ".lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StudyError, match=r"\.lock: can't be locked"), Study(filled.folder).locked():
+        pass
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_pictures_are_in_the_study_itself(filled: Study, tmp_path: Path) -> None:
+    filled.images.rename(tmp_path / "elsewhere")
+    filled.images.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StudyError, match="images: is a link"):
+        Study(filled.folder)
+
+
 # what the experiment uses
 
 
