@@ -15,7 +15,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import xarray as xr
-from dask.graph_manipulation import clone
+from dask._task_spec import convert_legacy_graph
 
 from semprobe.encoding import blocks_of, names_of
 from semprobe.errors import DataError
@@ -50,6 +50,17 @@ def _total(parts: da.Array) -> da.Array:
     return parts.rechunk({0: _TOGETHER}).sum(0)
 
 
+def _read_again(x: da.Array) -> da.Array:
+    """The same array by other names, so that chunks of a first pass do not stay in memory for a second one.
+
+    dask's own `clone` fails on the graphs of selections.
+    """
+    graph = convert_legacy_graph(dict(x.__dask_graph__()))
+    names = {key: (f"again-{key[0]}", *key[1:]) if isinstance(key, tuple) else f"again-{key}" for key in graph}
+    renamed = {names[key]: task.substitute(names, key=names[key]) for key, task in graph.items()}
+    return da.Array(renamed, f"again-{x.name}", x.chunks, meta=x._meta)
+
+
 def statistics(activations: xr.DataArray) -> xr.Dataset:
     """Mean over patches, and mean distance to it, lazily: two passes, in memory that does not grow with images.
 
@@ -73,14 +84,12 @@ def statistics(activations: xr.DataArray) -> xr.Dataset:
     """
     x = blocks_of(activations)
     number, patches, features = x.shape
-    first, second = clone(x), clone(x)  # else chunks of the first pass would stay in memory for the next
+    again = _read_again(x)
     names = names_of(activations, x)
-    sums = da.blockwise(
-        _sums, "if", first, "ipf", names, "i", concatenate=True, dtype=np.float64, meta=np.empty((0, 0))
-    )
+    sums = da.blockwise(_sums, "if", x, "ipf", names, "i", concatenate=True, dtype=np.float64, meta=np.empty((0, 0)))
     mean = (_total(sums) / (number * patches)).astype(np.float32)
     lengths = da.blockwise(
-        _lengths, "i", second, "ipf", names, "i", mean, "f", concatenate=True, dtype=np.float64, meta=np.empty(0)
+        _lengths, "i", again, "ipf", names, "i", mean, "f", concatenate=True, dtype=np.float64, meta=np.empty(0)
     )
     scale = (_total(lengths) / (number * patches) / np.sqrt(features)).astype(np.float32)
     return xr.Dataset({"mean": ("feature", mean), "scale": ((), scale)})

@@ -24,6 +24,7 @@ from semprobe.fit import measure_fit, sample, words
 from semprobe.identity import mismatches
 from semprobe.sae import SAE
 from tests.conftest import make_activations
+from tests.test_saev_shards import values, write_shards
 
 Run = Callable[..., Result]
 
@@ -55,6 +56,24 @@ def test_statistics_are_the_same_bits_for_every_chunking(cuts: list[int], togeth
     finally:
         normalisation._TOGETHER = old
     assert whole.identical(cut)
+
+
+def test_statistics_of_selections_of_a_store_and_of_shards(acts: Path, tmp_path: Path) -> None:
+    for path in (acts, write_shards(tmp_path / "shards", values(40))):
+        x = stores.open_store(path)["activations"]
+        every_third = np.arange(x.sizes["image"]) % 3 == 0
+        for some in (x.isel(image=slice(0, 12)), x[::-1], x.chunk(image=5), x.isel(image=every_third)):
+            assert (
+                normalisation.statistics(some).compute().identical(normalisation.statistics(some.compute()).compute())
+            )
+
+
+def test_no_chunk_waits_in_memory_between_the_two_passes() -> None:
+    x = make_activations()["activations"].chunk(image=4)
+    read: list[int] = []
+    x = x.copy(data=x.data.map_blocks(lambda block: read.append(len(block)) or block, meta=x.data._meta))  # type: ignore[func-returns-value]
+    normalisation.statistics(x).compute()
+    assert sum(read) == 2 * x.sizes["image"]
 
 
 def test_a_nan_is_named_by_image_and_patch() -> None:
