@@ -403,3 +403,21 @@ def test_a_file_that_shrinks_later_is_named(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "s")
     with pytest.raises(StoreCorrupt, match="removed"):
         data["cls"].sum().compute()
+
+
+def test_statistics_are_of_all_images_with_labels_or_without(tmp_path: Path, run: Run) -> None:
+    x = values(24)
+    x[:8] += 5
+    rows = [f"{at}.png," + (f"w,{('negative', 'positive')[at % 2]}" if at >= 8 else ",") for at in range(24)]
+    (tmp_path / "m.csv").write_text("\n".join(["path,concept,label", *rows]))
+    sae = write_saev(tmp_path / "sae.pt", features=x.shape[-1], latents=16)
+    options = ("--sae", sae, "--images", tmp_path / "m.csv", "--normalize", "probe", "--quiet")
+    shards = write_shards(tmp_path / "s", x)
+    run("score", shards, *options, "-o", tmp_path / "direct.zarr", "--random", 20)
+    run("encode", shards, *options, "-o", tmp_path / "l.zarr")
+    run("score", tmp_path / "l.zarr", "-o", tmp_path / "via.zarr", "--random", 20, "--quiet")
+    direct, via = (stores.open_store(tmp_path / f"{name}.zarr") for name in ("direct", "via"))
+    xr.testing.assert_identical(direct.drop_attrs(), via.drop_attrs())
+    assert direct.sizes["image"] == 16
+    scales = [one.attrs["provenance"]["normalisation"]["scale"] for one in (direct, via)]
+    assert scales[0] == scales[1]
