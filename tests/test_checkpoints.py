@@ -353,6 +353,17 @@ def test_batch_top_k_of_other_schemas_needs_its_threshold(tmp_path: Path) -> Non
             semprobe.load_sae(tmp_path / "sae.pt")
 
 
+@pytest.mark.parametrize(
+    "more",
+    ["attention_blocks.0.qkv.weight", "resnet_blocks.0.conv1.weight", "mlp_blocks.0.weight", "final_block.1.weight"],
+)
+def test_encoders_of_overcomplete_with_more_layers_are_refused(more: str, tmp_path: Path) -> None:
+    state = torch.load(DATA / "sae" / "overcomplete-relu" / "sae.pt", weights_only=True)
+    torch.save({**state, f"encoder.{more}": torch.eye(16)}, tmp_path / "sae.pt")
+    with pytest.raises(SAEError, match=rf"more than one linear layer \(encoder\.{more}"):
+        semprobe.load_sae(tmp_path / "sae.pt", kind="relu")
+
+
 def test_a_threshold_that_counts_itself() -> None:
     """overcomplete compares with >=, all others with >."""
     from semprobe.formats._common import at_least
