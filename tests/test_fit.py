@@ -21,6 +21,7 @@ import semprobe
 from semprobe import normalisation, stores
 from semprobe.errors import DataError, SAEError
 from semprobe.fit import measure_fit, sample, words
+from semprobe.formats._common import declared
 from semprobe.identity import mismatches
 from semprobe.sae import SAE
 from tests.conftest import make_activations
@@ -177,6 +178,13 @@ def test_one_backbone_has_several_names(
 ) -> None:
     said = {key: value for key, value in (("backbone", backbone), ("layer", block)) if value is not None}
     assert len(mismatches({"model": model, "layer": layer}, said)) == number
+
+
+@pytest.mark.parametrize(
+    "hook", ["blocks.10.hook_resid_post", "visual.transformer.resblocks.10", "vision_model.encoder.layers.10", "h.10"]
+)
+def test_a_hook_names_its_block(hook: str) -> None:
+    assert declared(None, hook) == {"layer": 10}
 
 
 def test_an_sae_of_another_block_is_refused_unless_forced(acts: Path, tmp_path: Path, run: Run) -> None:

@@ -12,7 +12,7 @@ from semprobe.errors import SAEError
 if TYPE_CHECKING:
     import torch
 
-_BLOCK = re.compile(r"(?:^|\.)(?:blocks|layers|layer|h)\.(\d+)(?=\.|$)")
+_BLOCK = re.compile(r"(?:^|\.)(?:blocks|resblocks|layers|layer|h)\.(\d+)(?=\.|$)")
 
 
 def rows(encoder: torch.Tensor) -> np.ndarray:
