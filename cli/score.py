@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from semprobe.sae import SAE
 
-_IN_MEMORY = 2_000_000_000
-"""Bytes of patch sums up to which AUROC and average precision are computed."""
+_IN_MEMORY = 256_000_000
+"""Bytes of patch sums up to which AUROC and average precision are computed; they are held two or three times over."""
 
 _SWEPT = 200_000_000
 """The same for a sweep, which holds a prediction for each of some twenty thresholds."""
