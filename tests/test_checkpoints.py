@@ -364,6 +364,17 @@ def test_encoders_of_overcomplete_with_more_layers_are_refused(more: str, tmp_pa
         semprobe.load_sae(tmp_path / "sae.pt", kind="relu")
 
 
+def test_what_a_file_says_can_be_printed(tmp_path: Path) -> None:
+    shutil.copytree(DATA / "sae" / "sae-lens-standard", tmp_path, dirs_exist_ok=True)
+    about = json.loads((tmp_path / "cfg.json").read_text())
+    strange = "\ud800odd\x1b[31m"
+    about["metadata"] |= {"model_name": strange, "hook_name": f"blocks.1.{strange}", "sae_lens_version": f"6.{strange}"}
+    (tmp_path / "cfg.json").write_text(json.dumps({**about, "model_name": strange, "hook_name": f"blocks.1.{strange}"}))
+    sae = semprobe.load_sae(tmp_path)
+    assert sae.declared == {"backbone": r"\ud800odd\x1b[31m", "layer": 1, "site": r"\ud800odd\x1b[31m"}
+    assert (sae.origin + sae.describe()["formula"]).isprintable()
+
+
 def test_a_threshold_that_counts_itself() -> None:
     """overcomplete compares with >=, all others with >."""
     from semprobe.formats._common import at_least
