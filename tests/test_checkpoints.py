@@ -375,6 +375,19 @@ def test_what_a_file_says_can_be_printed(tmp_path: Path) -> None:
     assert (sae.origin + sae.describe()["formula"]).isprintable()
 
 
+@pytest.mark.parametrize(
+    "change", [{"schema": "x" * 400_000}, {"cfg": ["x" * 400_000]}, {"cfg": {"activation": {"cls": "x" * 400_000}}}]
+)
+def test_messages_do_not_repeat_all_of_a_strange_file(change: dict[str, Any], tmp_path: Path) -> None:
+    path = write_saev(tmp_path / "sae.pt")
+    header, _, tensors = path.read_bytes().partition(b"\n")
+    path.write_bytes(json.dumps(json.loads(header) | change).encode() + b"\n" + tensors)
+    with pytest.raises(SAEError, match="xxx") as told:
+        semprobe.load_sae(path)
+    assert str(path) in str(told.value)
+    assert len(str(told.value)) <= 1001
+
+
 def test_a_threshold_that_counts_itself() -> None:
     """overcomplete compares with >=, all others with >."""
     from semprobe.formats._common import at_least
