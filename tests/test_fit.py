@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -106,11 +107,35 @@ def test_statistics_that_can_not_be_used(tmp_path: Path) -> None:
     np.savez(tmp_path / "pickle.npz", mean=np.array([{}], object), scale=1.0)
     np.savez(tmp_path / "two.npz", mean=mean, scale=np.ones(2))
     (tmp_path / "text.npz").write_text("hello")
-    for name in ("zero", "other", "nan", "pickle", "two", "text", "nowhere"):
-        with pytest.raises(DataError, match=rf"{name}\.npz"):
+    (tmp_path / "empty.npz").write_bytes(b"")
+    np.savez(tmp_path / "complex.npz", mean=mean + 1j, scale=1.0)
+    with (tmp_path / "array.npz").open("wb") as file:
+        np.save(file, mean)
+    np.savez_compressed(tmp_path / "damaged.npz", mean=np.arange(4000.0), scale=1.0)
+    data = bytearray((tmp_path / "damaged.npz").read_bytes())
+    data[150:400] = bytes(250)
+    (tmp_path / "damaged.npz").write_bytes(data)
+    with zipfile.ZipFile(tmp_path / "huge.npz", "w") as archive, archive.open("mean.npy", "w") as part:
+        np.lib.format.write_array_header_1_0(part, {"descr": "<f4", "fortran_order": False, "shape": (10**11,)})
+    for name in (
+        "zero",
+        "other",
+        "nan",
+        "pickle",
+        "two",
+        "text",
+        "nowhere",
+        "empty",
+        "complex",
+        "array",
+        "damaged",
+        "huge",
+    ):
+        with pytest.raises(DataError, match=rf"{name}\.npz: ") as told:
             normalisation.read_statistics(tmp_path / f"{name}.npz")
+        assert "allow_pickle" not in str(told.value)
     np.savez(tmp_path / "narrow.npz", mean=mean[:3], scale=1.0)
-    with pytest.raises(DataError, match="of 3 features, the activations have 8"):
+    with pytest.raises(DataError, match=r"narrow\.npz: mean is of 3 features, the activations have 8"):
         normalisation.normalize(x, normalisation.read_statistics(tmp_path / "narrow.npz"))
 
 
