@@ -124,7 +124,10 @@ def _download(address: str, repo: str, revision: str | None, inside: str, names:
     beside = [name for name in names if name.rpartition("/")[0] == folder and name.endswith(_WEIGHTS)]
     wanted = beside
     if inside in names:
-        wanted = [inside, *(name for name in beside if name.endswith(".json") and name != inside)]
+        above = folder.rpartition("/")[0] if folder.rpartition("/")[2] == "checkpoints" else folder
+        places = {folder, above}  # dictionary_learning has its configuration above the checkpoints of a run
+        told = [name for name in names if name.rpartition("/")[0] in places and name.endswith(".json")]
+        wanted = [inside, *(name for name in told if name != inside)]
     elif sum(not name.endswith(".json") for name in beside) > 4:
         raise SAEError(f"{address}: holds many files that may be the SAE, name one: {', '.join(beside[:12])}")
     try:

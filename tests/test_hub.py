@@ -64,7 +64,8 @@ def online(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         "a/layer_10/sae_weights.safetensors": "sae-lens-gated",
         "a/layer_11/cfg.json": "sae-lens-topk", "a/layer_11/sae_weights.safetensors": "sae-lens-topk",
         "a/layer_11/optimizer.bin": "", "b/run/ae.pt": "dictionary-learning-standard",
-        "b/run/config.json": "dictionary-learning-standard",
+        "b/run/config.json": "dictionary-learning-standard", "c/run/checkpoints/ae.pt": "dictionary-learning-standard",
+        "c/run/config.json": "dictionary-learning-standard",
     }  # fmt: skip
     fetched: list[str] = []
 
@@ -73,7 +74,7 @@ def online(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return [name.split("/", 1)[1] for name in cases if name.startswith(repo.split("/")[1] + "/")]
 
     def download(repo: str, name: str, revision: str | None = None) -> str:
-        assert revision == (None if repo.endswith("a") else "refs/pr/1")
+        assert revision == ("refs/pr/1" if repo.endswith("b") else None)
         fetched.append(name)
         key = f"{repo.split('/')[1]}/{name}"
         target = tmp_path / key
@@ -93,6 +94,9 @@ def test_only_what_is_needed_is_fetched(online: list[str]) -> None:
     assert semprobe.load_sae("hf://owner/a/layer_11/sae_weights.safetensors").origin == "SAELens 6.54.12, topk"
     assert sorted(online) == ["layer_11/cfg.json", "layer_11/sae_weights.safetensors"]
     assert semprobe.load_sae("hf://owner/b@refs%2Fpr%2F1").origin.startswith("dictionary_learning, AutoEncoder")
+    online.clear()
+    assert semprobe.load_sae("hf://owner/c/run/checkpoints/ae.pt").origin.startswith("dictionary_learning, AutoEncoder")
+    assert sorted(online) == ["run/checkpoints/ae.pt", "run/config.json"]
     with pytest.raises(SAEError, match="several folders, name one: layer_10, layer_11"):
         semprobe.load_sae("hf://owner/a")
     with pytest.raises(SAEError, match="no such file or folder"):
