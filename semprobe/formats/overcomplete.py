@@ -20,14 +20,14 @@ def is_overcomplete(raw: Raw) -> bool:
     return any(name.startswith(("encoder.final_block.", "dictionary.")) for name in raw.tensors)
 
 
-_OVERCOMPLETE_KINDS = ("relu", "topk", "batchtopk", "jumprelu")
+_OVERCOMPLETE_KINDS = ("relu", "topk", "batchtopk")
 
 
 def _overcomplete_activation(raw: Raw, options: Options) -> Activation:
     if "thresholds" in raw.tensors:
         return Threshold(at_least(raw.tensors["thresholds"].exp().numpy()))
     kind = options.take("kind")
-    if kind not in _OVERCOMPLETE_KINDS[:3]:
+    if kind not in _OVERCOMPLETE_KINDS:
         raise SAEError(
             f"a state dict of overcomplete does not say its class{f'; {kind!r} is none of it' if kind else ''}: give "
             "it as --sae-kind relu (SAE, RATopK's base), topk (with --sae-k) or batchtopk (with --sae-threshold)"
