@@ -388,6 +388,17 @@ def test_messages_do_not_repeat_all_of_a_strange_file(change: dict[str, Any], tm
     assert len(str(told.value)) <= 1001
 
 
+def test_a_latent_that_writes_nothing_has_a_decoder_of_zeros(tmp_path: Path) -> None:
+    shutil.copytree(DATA / "sae" / "dictionary-learning-standard-april", tmp_path, dirs_exist_ok=True)
+    state = torch.load(tmp_path / "ae.pt", weights_only=True)
+    state["decoder.weight"][:, 3] = 0
+    torch.save(state, tmp_path / "ae.pt")
+    sae = semprobe.load_sae(tmp_path, decoder=True)
+    assert sae.decoder is not None
+    assert not sae.decoder[3].any()
+    assert not sae.encode(np.load(tmp_path / "x.npy"))[:, 3].any()
+
+
 def test_a_threshold_that_counts_itself() -> None:
     """overcomplete compares with >=, all others with >."""
     from semprobe.formats._common import at_least
