@@ -399,6 +399,17 @@ def test_a_latent_that_writes_nothing_has_a_decoder_of_zeros(tmp_path: Path) -> 
     assert not sae.encode(np.load(tmp_path / "x.npy"))[:, 3].any()
 
 
+def test_batch_top_k_of_more_than_there_are_is_all(tmp_path: Path) -> None:
+    tensors = write_saev(tmp_path / "sae.pt").read_bytes().partition(b"\n")[2]
+    for kind in ("BatchTopK", "TopK"):
+        header = {"schema": 3, "cfg": {"activation": {"cls": kind, "params": {"top_k": 97}}}}
+        (tmp_path / "sae.pt").write_bytes(json.dumps(header).encode() + b"\n" + tensors)
+        if kind == "BatchTopK":
+            assert semprobe.load_sae(tmp_path / "sae.pt").activation == TopK(96)
+    with pytest.raises(SAEError, match="k is 97, expected 1 to 96"):
+        semprobe.load_sae(tmp_path / "sae.pt")
+
+
 def test_a_threshold_that_counts_itself() -> None:
     """overcomplete compares with >=, all others with >."""
     from semprobe.formats._common import at_least
