@@ -51,6 +51,7 @@ PUBLISHED = {
 """Short name: where it is, block, tokens, normalisation that it needs, and what is uncertain."""
 
 _ADDRESS = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<inside>.+?))?/?")
+_PATIENCE = 5.0  # seconds for an answer of the hub; then the cache has to do
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".json")
 
 
@@ -83,7 +84,8 @@ def _list(address: str, repo: str, revision: str | None) -> list[str] | None:
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        return list(HfApi().list_repo_files(repo, revision=revision))
+        about = HfApi().model_info(repo, revision=revision, timeout=_PATIENCE)
+        return [one.rfilename for one in about.siblings or ()]
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise SAEError(f"{address}: the hub has no such model, or not for you: {str(error).splitlines()[0]}") from error
     except Exception:  # whatever the network raises; the cache may do

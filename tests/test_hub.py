@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pickle
 import shutil
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
@@ -31,7 +33,7 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def unreachable(*arguments: Any, **options: Any) -> None:
         raise OfflineModeIsEnabled("offline")
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", unreachable)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
     real = huggingface_hub.snapshot_download
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **o: real(repo, cache_dir=cache, **o))
     return cache
@@ -42,6 +44,15 @@ def test_the_cache_is_enough(offline: Path, inside: str) -> None:
     sae = semprobe.load_sae(f"hf://owner/name{inside}")
     assert sae.origin == "SAELens 6.54.12, standard"
     assert pickle.loads(pickle.dumps(sae)).sha256 == sae.sha256
+
+
+def test_a_hub_that_can_not_be_reached_is_not_waited_for(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # the true call, to a port where nothing listens
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    start = time.perf_counter()
+    assert hub._list("hf://owner/name", "owner/name", None) is None
+    assert time.perf_counter() - start < 2 * hub._PATIENCE
 
 
 def test_what_the_cache_lacks_is_told(offline: Path) -> None:
@@ -69,9 +80,10 @@ def online(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     }  # fmt: skip
     fetched: list[str] = []
 
-    def listing(self: Any, repo: str, revision: str | None = None) -> list[str]:
+    def listing(self: Any, repo: str, revision: str | None = None, timeout: float | None = None) -> Any:
         assert revision in (None, "refs/pr/1")
-        return [name.split("/", 1)[1] for name in cases if name.startswith(repo.split("/")[1] + "/")]
+        names = [name.split("/", 1)[1] for name in cases if name.startswith(repo.split("/")[1] + "/")]
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in names])
 
     def download(repo: str, name: str, revision: str | None = None) -> str:
         assert revision == ("refs/pr/1" if repo.endswith("b") else None)
@@ -82,7 +94,7 @@ def online(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         shutil.copy(DATA / "sae" / cases[key] / target.name, target)
         return str(target)
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", listing)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", listing)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     return fetched
 
