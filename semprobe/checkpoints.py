@@ -113,7 +113,13 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 class _PrismaConfig:
-    """Stands in for the one class that ViT-Prisma pickles beside its weights; only its attributes are read."""
+    """Stands in for the classes that ViT-Prisma pickles beside its weights; only their attributes are read."""
+
+
+_PRISMA_CONFIGS = (
+    "vit_prisma.sae.config.VisionModelSAERunnerConfig",
+    "vit_prisma.configs.HookedViTConfig.HookedViTConfig",  # in its vit_model_cfg
+)
 
 
 def _check_zip(path: Path) -> None:
@@ -133,9 +139,9 @@ def _load_torch(file: BinaryIO | Path, path: Path) -> dict[str, Any]:
     import torch
 
     _check_zip(path)
-    stand_in: list[Any] = [(_PrismaConfig, "vit_prisma.sae.config.VisionModelSAERunnerConfig")]
+    stand_ins: list[Any] = [(_PrismaConfig, name) for name in _PRISMA_CONFIGS]
     try:
-        with torch.serialization.safe_globals(stand_in):
+        with torch.serialization.safe_globals(stand_ins):
             state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise SAEError(

@@ -6,10 +6,12 @@ import json
 import pickle
 import random
 import shutil
+import sys
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ import xarray as xr
 from safetensors.torch import load_file, save_file
 
 import semprobe
+from semprobe import checkpoints
 from semprobe.errors import SAEError
 from semprobe.sae import SAE, Threshold, TopK
 from tests.conftest import DATA, write_saev
@@ -408,6 +411,25 @@ def test_batch_top_k_of_more_than_there_are_is_all(tmp_path: Path) -> None:
             assert semprobe.load_sae(tmp_path / "sae.pt").activation == TopK(96)
     with pytest.raises(SAEError, match="k is 97, expected 1 to 96"):
         semprobe.load_sae(tmp_path / "sae.pt")
+
+
+def test_settings_of_vit_prisma_may_hold_those_of_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = DATA / "sae" / "vit-prisma-standard-none"
+    before = semprobe.load_sae(case)
+    made = []
+    for module, name in (("sae.config", "VisionModelSAERunnerConfig"), ("configs.HookedViTConfig", "HookedViTConfig")):
+        parts = f"vit_prisma.{module}".split(".")
+        for end in range(1, len(parts) + 1):
+            monkeypatch.setitem(sys.modules, ".".join(parts[:end]), ModuleType(".".join(parts[:end])))
+        kind = type(name, (), {"__module__": ".".join(parts)})
+        setattr(sys.modules[".".join(parts)], name, kind)
+        made.append(kind())
+    made[0].vit_model_cfg = made[1]
+    weights = next(case.glob("*.pt"))
+    shutil.copy(case / "config.json", tmp_path)
+    state = {name: value for name, value in checkpoints._load_torch(weights, weights).items() if name != "cfg"}
+    torch.save({**state, "cfg": made[0]}, tmp_path / weights.name)
+    assert semprobe.load_sae(tmp_path).sha256 == before.sha256
 
 
 def test_a_threshold_that_counts_itself() -> None:
