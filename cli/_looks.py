@@ -62,6 +62,7 @@ class Looks:
         try:
             if data is None:
                 raise SemprobeError(f"the store of activations {self._study.activations.name} is not there")
+            _check_same_activations(data, recorded.get("activations") or {})
             sae = _common.load_sae(_place(sae_path, recorded), options)
             _check_same(sae, recorded.get("sae") or {})
             return self._normalised(data, normalize, recorded.get("normalisation", "none")), sae
@@ -220,6 +221,19 @@ def _check_same(sae: SAE, recorded: dict[str, Any]) -> None:
     for name in _OF_AN_SAE:
         if recorded.get(name) and recorded[name] != now[name]:
             raise SemprobeError(f"{sae.path} is another SAE than was scored: {name} {now[name]}, then {recorded[name]}")
+
+
+def _check_same_activations(data: xr.Dataset, recorded: dict[str, Any]) -> None:
+    """Stores of different identity never mix: heat of one on scores of another would look right and be wrong."""
+    from semprobe.stores import differences
+
+    now = _common.without_run(data.attrs["provenance"])
+    then, now = ({key: one for key, one in came.items() if key != "versions"} for came in (recorded, now))
+    other = differences(then, now) if recorded else []
+    if other:
+        raise SemprobeError(
+            f"the store of activations has changed since it was scored ({'; '.join(other[:3])}); score it again"
+        )
 
 
 def _cells(data: xr.Dataset) -> int:

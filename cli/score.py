@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from semprobe.sae import SAE
 
-_IN_MEMORY = 2_000_000_000
-"""Bytes of patch sums up to which AUROC and average precision are computed."""
+_IN_MEMORY = 256_000_000
+"""Bytes of patch sums up to which AUROC and average precision are computed; they are held two or three times over."""
 
 _SWEPT = 200_000_000
 """The same for a sweep, which holds a prediction for each of some twenty thresholds."""
@@ -128,6 +128,7 @@ def run(
     """
     from semprobe import stores
     from semprobe.assessment import assess
+    from semprobe.scoring import labelled
 
     clock = _common.Clock()
     _common.check_apart(store, output)
@@ -144,7 +145,10 @@ def run(
             "--normalize, --force, --baseline and the --sae options are for activations and need --sae"
         )
     normalisation = _common.Normalisation(normalize)
-    data, sae, guess, settings = _inputs(store, sae_path, workers, force, {"layer": layer, "images": images, **options})
+    whole, sae, guess, settings = _inputs(
+        store, sae_path, workers, force, {"layer": layer, "images": images, **options}
+    )
+    data = whole if "tp" in whole else labelled(whole)
     if sae is not None:
         normalisation.check(data)
     _check_permutations(permutations, alpha, data.sizes["concept"] if family == "study" else 1)
@@ -158,7 +162,8 @@ def run(
         scores = _again(store, data, {name: value for name, value in how.items() if name in asked}, sweep)
     else:
         if sae is not None:
-            data, settings["normalisation"] = normalisation.apply(data, workers, quiet)
+            shifted, settings["normalisation"] = normalisation.apply(whole, workers, quiet)
+            data = labelled(shifted)
         scores = _measured(data, sae, how, workers, quiet)
         for name in baselines:
             scores = scores.assign(_baseline(name, data, sae, how, workers, quiet))
@@ -178,18 +183,17 @@ def run(
 def _inputs(
     store: str, sae_path: str | None, workers: int | None, force: bool, options: dict[str, Any]
 ) -> tuple[xr.Dataset, SAE | None, float, dict[str, Any]]:
-    """What is scored, of labelled images; the SAE, the seconds that one pass may take, and where it all came from."""
+    """All that a store holds; the SAE, the seconds that one pass may take, and where it all came from."""
     from semprobe.cli.encode import open_activations, seconds
     from semprobe.scoring import labelled
 
     if sae_path is not None:
         data, sae, settings = open_activations(store, sae_path, force, options)
-        data = labelled(data)
-        return data, sae, seconds(data, sae, workers), settings
+        return data, sae, seconds(labelled(data), sae, workers), settings
     data = _common.open_input(store, options)
     if "activations" in data:
         raise click.UsageError(f"{store} is a store of activations, so --sae is needed")
-    return labelled(data) if "patch_sum" in data else data, None, 0.0, _common.without_run(data.attrs["provenance"])
+    return data, None, 0.0, _common.without_run(data.attrs["provenance"])
 
 
 def _check_permutations(permutations: int, alpha: float, concepts: int) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from semprobe.sae import SAE
 
 _HEAD = 1_000_000  # bytes that recognition may look at
+_TOLD = 1000  # characters of a message
 _CONFIGS = ("cfg.json", "config.json")
 _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"\x1f\x8b")
 
@@ -112,7 +113,13 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 class _PrismaConfig:
-    """Stands in for the one class that ViT-Prisma pickles beside its weights; only its attributes are read."""
+    """Stands in for the classes that ViT-Prisma pickles beside its weights; only their attributes are read."""
+
+
+_PRISMA_CONFIGS = (
+    "vit_prisma.sae.config.VisionModelSAERunnerConfig",
+    "vit_prisma.configs.HookedViTConfig.HookedViTConfig",  # in its vit_model_cfg
+)
 
 
 def _check_zip(path: Path) -> None:
@@ -132,9 +139,9 @@ def _load_torch(file: BinaryIO | Path, path: Path) -> dict[str, Any]:
     import torch
 
     _check_zip(path)
-    stand_in: list[Any] = [(_PrismaConfig, "vit_prisma.sae.config.VisionModelSAERunnerConfig")]
+    stand_ins: list[Any] = [(_PrismaConfig, name) for name in _PRISMA_CONFIGS]
     try:
-        with torch.serialization.safe_globals(stand_in):
+        with torch.serialization.safe_globals(stand_ins):
             state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise SAEError(
@@ -296,6 +303,12 @@ def pilot_sae_path() -> Path:
     return Path(__file__).parent / "data" / "pilot-sae.safetensors"
 
 
+def _told(path: Path, text: str) -> SAEError:
+    """An error that names the file, without all that a strange file may hold."""
+    whole = text if str(path.parent) in text else f"{path}: {text}"
+    return SAEError(whole if len(whole) <= _TOLD else f"{whole[:_TOLD]}…")
+
+
 def _read(path: Path, options: Options) -> SAE:
     from semprobe.formats import FORMATS
 
@@ -308,16 +321,16 @@ def _read(path: Path, options: Options) -> SAE:
         form = next((one for one in FORMATS if one.recognises(raw)), None)
         sae = form.read(raw, options) if form else None
     except SAEError as error:
-        raise error if str(path.parent) in str(error) else SAEError(f"{path}: {error}") from error
+        raise _told(path, str(error)) from error
     except Exception as error:  # a damaged or strange file meets the reader anywhere
         what = f"recognised as {form.name}, but not" if form else "not"
-        raise SAEError(f"{path}: {what} as that is written; damaged? {error!r}"[:1000]) from error
+        raise _told(path, f"{what} as that is written; damaged? {error!r}") from error
     if sae is None:
-        held = ", ".join(sorted(raw.tensors)[:8]) or "no tensors"
+        held = ", ".join(sorted(raw.tensors)[:8])[:500] or "no tensors"
         beside = (
             "the JSON beside it is of no known library" if raw.config else "no cfg.json or config.json is beside it"
         )
-        raise SAEError(f"{path}: holds {held}, and {beside}, so how it encodes is not known; see docs/what-loads.md")
+        raise _told(path, f"holds {held}, and {beside}, so how it encodes is not known; see docs/what-loads.md")
     unused = sorted(set(options.given()) - options.used)
     if unused:
         raise SAEError(f"{path}: has no use for {' and '.join(unused)} ({sae.origin}); leave the option out")

@@ -51,6 +51,7 @@ PUBLISHED = {
 """Short name: where it is, block, tokens, normalisation that it needs, and what is uncertain."""
 
 _ADDRESS = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<inside>.+?))?/?")
+_PATIENCE = 5.0  # seconds for an answer of the hub; then the cache has to do
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".json")
 
 
@@ -83,7 +84,8 @@ def _list(address: str, repo: str, revision: str | None) -> list[str] | None:
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        return list(HfApi().list_repo_files(repo, revision=revision))
+        about = HfApi().model_info(repo, revision=revision, timeout=_PATIENCE)
+        return [one.rfilename for one in about.siblings or ()]
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise SAEError(f"{address}: the hub has no such model, or not for you: {str(error).splitlines()[0]}") from error
     except Exception:  # whatever the network raises; the cache may do
@@ -124,7 +126,10 @@ def _download(address: str, repo: str, revision: str | None, inside: str, names:
     beside = [name for name in names if name.rpartition("/")[0] == folder and name.endswith(_WEIGHTS)]
     wanted = beside
     if inside in names:
-        wanted = [inside, *(name for name in beside if name.endswith(".json") and name != inside)]
+        above = folder.rpartition("/")[0] if folder.rpartition("/")[2] == "checkpoints" else folder
+        places = {folder, above}  # dictionary_learning has its configuration above the checkpoints of a run
+        told = [name for name in names if name.rpartition("/")[0] in places and name.endswith(".json")]
+        wanted = [inside, *(name for name in told if name != inside)]
     elif sum(not name.endswith(".json") for name in beside) > 4:
         raise SAEError(f"{address}: holds many files that may be the SAE, name one: {', '.join(beside[:12])}")
     try:

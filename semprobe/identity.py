@@ -40,10 +40,12 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 """A name in other libraries, in lower case: the models of timm that it may stand for."""
 
-ALIASES_OF_DINOV3 = {
-    letter: f"vit_{size}_patch16_dinov3.lvd1689m" for letter, size in (("s", "small"), ("b", "base"), ("l", "large"))
-}
-"""Letter in the names that DINOv3's own files have, such as dinov3_vits16_pretrain_lvd1689m-08c60483.pth."""
+_DINOV3 = re.compile(
+    r"dinov3[-_]vit(?P<size>s|b|l|h|7b)16(?P<plus>plus)?([-_]pretrain[-_](?P<tag>lvd1689m|sat493m))?(-[0-9a-f]{8})?(\.pth)?"
+)
+"""Names of DINOv3's own files and of its hub models, such as dinov3_vits16plus_pretrain_lvd1689m-4057cbaa.pth."""
+
+_SIZES = {"s": "small", "b": "base", "l": "large", "h": "huge", "7b": "7b"}
 
 _PREFIXES = ("open-clip:", "hf-hub:", "hf_hub:", "timm/")
 
@@ -53,11 +55,12 @@ def _models(name: str) -> set[str]:
     plain = name.strip().lower()
     for prefix in _PREFIXES:
         plain = plain.removeprefix(prefix)
-    plain = ALIASES_OF_DINOV3[match[1]] if (match := _DINOV3.search(plain)) else plain
+    if match := _DINOV3.fullmatch(plain.rpartition("/")[2]):
+        size = _SIZES[match["size"]] + ("_plus" if match["plus"] else "")
+        return {f"vit_{size}_patch16_dinov3" + (f".{match['tag']}" if match["tag"] else "")}
     return set(ALIASES.get(plain, (plain,)))
 
 
-_DINOV3 = re.compile(r"dinov3[-_]vit([sbl])16")
 _DEPTHS = {"tiny": 12, "small": 12, "base": 12, "large": 24, "giant": 40}
 
 

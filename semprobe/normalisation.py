@@ -7,21 +7,23 @@ says whether an SAE needs it; :func:`semprobe.fit.measure_fit` settles it by exp
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
-from dask.graph_manipulation import clone
+from dask._task_spec import convert_legacy_graph
 
 from semprobe.encoding import blocks_of, names_of
 from semprobe.errors import DataError
 
 CLAMP = 1e5
 """Activations are cut off at plus and minus this first, as saev does."""
+
+_MOST = 1_000_000  # features; no model has as many
 
 _TOGETHER = 1024  # images whose sums are added in one step, whatever the chunks: the order of a sum shows in its bits
 
@@ -50,6 +52,17 @@ def _total(parts: da.Array) -> da.Array:
     return parts.rechunk({0: _TOGETHER}).sum(0)
 
 
+def _read_again(x: da.Array) -> da.Array:
+    """The same array by other names, so that chunks of a first pass do not stay in memory for a second one.
+
+    dask's own `clone` fails on the graphs of selections.
+    """
+    graph = convert_legacy_graph(dict(x.__dask_graph__()))
+    names = {key: (f"again-{key[0]}", *key[1:]) if isinstance(key, tuple) else f"again-{key}" for key in graph}
+    renamed = {names[key]: task.substitute(names, key=names[key]) for key, task in graph.items()}
+    return da.Array(renamed, f"again-{x.name}", x.chunks, meta=x._meta)
+
+
 def statistics(activations: xr.DataArray) -> xr.Dataset:
     """Mean over patches, and mean distance to it, lazily: two passes, in memory that does not grow with images.
 
@@ -73,14 +86,12 @@ def statistics(activations: xr.DataArray) -> xr.Dataset:
     """
     x = blocks_of(activations)
     number, patches, features = x.shape
-    first, second = clone(x), clone(x)  # else chunks of the first pass would stay in memory for the next
+    again = _read_again(x)
     names = names_of(activations, x)
-    sums = da.blockwise(
-        _sums, "if", first, "ipf", names, "i", concatenate=True, dtype=np.float64, meta=np.empty((0, 0))
-    )
+    sums = da.blockwise(_sums, "if", x, "ipf", names, "i", concatenate=True, dtype=np.float64, meta=np.empty((0, 0)))
     mean = (_total(sums) / (number * patches)).astype(np.float32)
     lengths = da.blockwise(
-        _lengths, "i", second, "ipf", names, "i", mean, "f", concatenate=True, dtype=np.float64, meta=np.empty(0)
+        _lengths, "i", again, "ipf", names, "i", mean, "f", concatenate=True, dtype=np.float64, meta=np.empty(0)
     )
     scale = (_total(lengths) / (number * patches) / np.sqrt(features)).astype(np.float32)
     return xr.Dataset({"mean": ("feature", mean), "scale": ((), scale)})
@@ -115,7 +126,8 @@ def normalize(activations: xr.DataArray, by: xr.Dataset) -> xr.DataArray:
     """
     x = blocks_of(activations)
     if by["mean"].shape != x.shape[2:]:
-        raise DataError(f"the statistics are of {by['mean'].size} features, the activations have {x.shape[2]}")
+        whose = by.attrs.get("path", "the statistics")
+        raise DataError(f"{whose}: mean is of {by['mean'].size} features, the activations have {x.shape[2]}")
     mean, scale = da.asarray(by["mean"].data), da.asarray(by["scale"].data)
     shifted = da.blockwise(
         _shifted, "ipf", x, "ipf", names_of(activations, x), "i", mean, "f", scale, "",
@@ -133,17 +145,39 @@ def read_statistics(path: str | os.PathLike[str]) -> xr.Dataset:
         Nothing there, another kind of file, or numbers that can't be divided by.
     """
     try:
-        with np.load(Path(path), allow_pickle=False) as file:
-            mean, scale = np.asarray(file["mean"], np.float32), np.asarray(file["scale"], np.float32)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"{path}: expected none, probe or an .npz file with mean and scale, and it can't be read as one ({error})"
-        ) from error
+        with zipfile.ZipFile(path) as file:
+            mean, scale = _numbers(file, "mean"), _numbers(file, "scale")
+    except Exception as error:  # a damaged file meets zlib and numpy anywhere
+        reason = _reason(error)
+        raise DataError(f"{path}: expected none, probe or an .npz file with mean and scale, and {reason}") from error
     if scale.size != 1 or mean.ndim != 1:
         raise DataError(
             f"{path}: mean and scale have shapes {mean.shape} and {scale.shape}, expected (feature,) and ()"
         )
-    return checked(xr.Dataset({"mean": ("feature", mean), "scale": ((), scale.reshape(()))}), str(path))
+    found = xr.Dataset({"mean": ("feature", mean), "scale": ((), scale.reshape(()))}, attrs={"path": os.fspath(path)})
+    return checked(found, str(path))
+
+
+def _numbers(file: zipfile.ZipFile, name: str) -> np.ndarray:
+    """One array of an .npz file, after a look at its header: reading allocates what that claims."""
+    if f"{name}.npy" not in file.namelist():
+        raise DataError(f"this one has no {name}")
+    with file.open(f"{name}.npy") as part:
+        old = np.lib.format.read_magic(part) == (1, 0)
+        header = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+        shape, _, dtype = header(part)
+    if dtype.kind not in "fiu" or math.prod(shape) > _MOST:
+        raise DataError(f"{name} has shape {shape} and dtype {dtype}, where up to {_MOST:,} floats are expected")
+    with file.open(f"{name}.npy") as part, np.errstate(over="ignore"):
+        return np.lib.format.read_array(part, allow_pickle=False).astype(np.float32)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, DataError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"this one can't be read: {error.strerror}"
+    return "this is none, or it is damaged: make it again with numpy.savez(file, mean=…, scale=…)"
 
 
 def checked(found: xr.Dataset, where: str) -> xr.Dataset:

@@ -196,12 +196,6 @@ class Page:
             row = numbers(scored.scores, concept, {latent})[0]
         return {**shown, "numbers": row, "beside": {name: one for name, one in told.items() if name != "top"}}
 
-    def _notice(self, scored: Scored, look: Look, blinded: bool) -> str:
-        """Why this latent has no heat."""
-        if look.heat is not None or scored.notices:  # these say why none has
-            return ""
-        return "Its pictures are shown without heat, since its codes do not agree with the scores."
-
     def _look(self, scored: Scored, concept: str, latent: int) -> Look:
         key = scored.id, concept, latent
         if key not in self._looks:
@@ -222,8 +216,7 @@ class Page:
 
     def answers(self, concept: str, latent: int, blinded: bool) -> list[Answer]:
         """What everybody says of a latent."""
-        key = concept, latent, blinded
-        return [one for one in self.reviews.answers() if (one.concept, one.latent, one.blinded) == key]
+        return [one for one in self.reviews.answers(concept, latent) if one.blinded == blinded]
 
     def form(self, concept: str, which: str, by: str) -> dict[str, Any]:
         """What a reviewer said of a latent, and what others said once this one has given a verdict."""
@@ -245,8 +238,8 @@ class Page:
     def _unblinded(self, scored: Scored, concept: str, who: str) -> dict[str, Any] | None:
         """What the latents were, once this reviewer has judged them all."""
         latents = self.blind(scored, concept)
-        said = {one.latent: one.verdict for one in self.reviews.answers()
-                if one.blinded and one.verdict and (one.concept, one.reviewer) == (concept, who)}  # fmt: skip
+        said = {one.latent: one.verdict for one in self.reviews.answers(concept)
+                if one.blinded and one.verdict and one.reviewer == who}  # fmt: skip
         if not set(latents) <= said.keys():
             return None
         return desks.unblinded(scored.scores, concept, latents, said)
@@ -317,6 +310,13 @@ def taken(body: dict[str, Any], name: str, kind: type[Any]) -> Any:
     if type(body.get(name)) is not kind:
         raise DataError(f"expected {name} of type {kind.__name__}")
     return body[name]
+
+
+def _notice(look: Look, blinded: bool) -> str:
+    """Why a latent has no heat; without its number where that is hidden."""
+    if look.notice and blinded:
+        return "Its pictures are shown without heat, since its codes do not agree with the scores."
+    return look.notice
 
 
 def _progress(found: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from semprobe.stores._layout import FORMAT_VERSION, REQUIRED, SHARD_BYTES, image
 from semprobe.stores._paths import Place
 from semprobe.stores._read import open_store, verify
 from semprobe.stores._saev_files import is_shards
-from semprobe.stores._write import Writer, check_output, create, write_whole
+from semprobe.stores._write import Writer, check_output, create, differences, write_whole
 
 __all__ = [
     "FORMAT_VERSION",
@@ -14,6 +14,7 @@ __all__ = [
     "Writer",
     "check_output",
     "create",
+    "differences",
     "images_per_shard",
     "is_shards",
     "open_store",

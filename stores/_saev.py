@@ -21,6 +21,8 @@ from semprobe.vocabulary import UNLABELLED, VARIABLES, attrs
 
 LABELS = "labels.bin"
 
+_OPENED = 10_000  # pictures that are opened at most to find those that are none
+
 
 class Mapped:
     """One array in raw files, mapped where and when it is sliced; small enough to be sent to a worker."""
@@ -106,19 +108,44 @@ def _checked(images: Any, folder: str, expected: int) -> xr.Dataset:
     if len(names) != expected:
         raise ImagesError(
             f"{images.attrs.get('root', 'images')}: found {len(names)} images, and the shards in {folder} hold "
-            f"{expected}: {_difference(names, expected)}. Give the images that the shards were made from, no others. "
+            f"{expected}: {_difference(images, expected)}. Give the images that the shards were made from, no others. "
             "ImageFolder takes .jpg .jpeg .png .ppm .bmp .pgm .tif .tiff .webp in class folders, hidden ones too, and "
             f"ignores others ({images.attrs.get('ignored_files', 0)} here), such as .gif, and files in no folder"
         )
     return images.drop_vars(["file", *images.data_vars], errors="ignore")
 
 
-def _difference(names: list[str], expected: int) -> str:
-    past = names[expected:]
-    if not past:
-        return f"{expected - len(names)} missing"
-    more = f" and {len(past) - 3} more" if len(past) > 3 else ""
-    return f"{len(past)} too many, past the end are {', '.join(map(str, past[:3]))}{more}"
+def _difference(images: xr.Dataset, expected: int) -> str:
+    names = images["image"].values.astype(str).tolist()
+    extra = len(names) - expected
+    if extra < 0:
+        return f"{-extra} missing"
+    if odd := _odd(images, names):
+        return f"{extra} too many, of which may be {_some(odd)}, hidden or no picture that can be opened"
+    return f"{extra} too many, past the end are {_some(names[expected:])}. Which ones are extra a count can't tell"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _odd(images: xr.Dataset, names: list[str]) -> list[str]:
+    """Files that hardly were among those that the shards were made from."""
+    hidden = [name for name in names if any(part.startswith(".") for part in name.split("/"))]
+    if "file" not in images or len(names) > _OPENED:
+        return hidden
+    files = dict(zip(names, images["file"].values.tolist(), strict=True))
+    return hidden + [name for name in names if name not in hidden and not _opens(files[name])]
+
+
+def _opens(file: str) -> bool:
+    from PIL import Image
+
+    try:
+        with Image.open(file):
+            return True
+    except Exception:  # whatever Pillow raises at bytes that are no picture
+        return False
 
 
 def _patch_labels(folder: str, images: int, patches: int) -> Mapped | None:

@@ -6,10 +6,12 @@ import json
 import pickle
 import random
 import shutil
+import sys
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ import xarray as xr
 from safetensors.torch import load_file, save_file
 
 import semprobe
+from semprobe import checkpoints
 from semprobe.errors import SAEError
 from semprobe.sae import SAE, Threshold, TopK
 from tests.conftest import DATA, write_saev
@@ -351,6 +354,82 @@ def test_batch_top_k_of_other_schemas_needs_its_threshold(tmp_path: Path) -> Non
         (tmp_path / "sae.pt").write_bytes(json.dumps(header).encode() + b"\n" + tensors)
         with pytest.raises(SAEError, match="--sae-threshold"):
             semprobe.load_sae(tmp_path / "sae.pt")
+
+
+@pytest.mark.parametrize(
+    "more",
+    ["attention_blocks.0.qkv.weight", "resnet_blocks.0.conv1.weight", "mlp_blocks.0.weight", "final_block.1.weight"],
+)
+def test_encoders_of_overcomplete_with_more_layers_are_refused(more: str, tmp_path: Path) -> None:
+    state = torch.load(DATA / "sae" / "overcomplete-relu" / "sae.pt", weights_only=True)
+    torch.save({**state, f"encoder.{more}": torch.eye(16)}, tmp_path / "sae.pt")
+    with pytest.raises(SAEError, match=rf"more than one linear layer \(encoder\.{more}"):
+        semprobe.load_sae(tmp_path / "sae.pt", kind="relu")
+
+
+def test_what_a_file_says_can_be_printed(tmp_path: Path) -> None:
+    shutil.copytree(DATA / "sae" / "sae-lens-standard", tmp_path, dirs_exist_ok=True)
+    about = json.loads((tmp_path / "cfg.json").read_text())
+    strange = "\ud800odd\x1b[31m"
+    about["metadata"] |= {"model_name": strange, "hook_name": f"blocks.1.{strange}", "sae_lens_version": f"6.{strange}"}
+    (tmp_path / "cfg.json").write_text(json.dumps({**about, "model_name": strange, "hook_name": f"blocks.1.{strange}"}))
+    sae = semprobe.load_sae(tmp_path)
+    assert sae.declared == {"backbone": r"\ud800odd\x1b[31m", "layer": 1, "site": r"\ud800odd\x1b[31m"}
+    assert (sae.origin + sae.describe()["formula"]).isprintable()
+
+
+@pytest.mark.parametrize(
+    "change", [{"schema": "x" * 400_000}, {"cfg": ["x" * 400_000]}, {"cfg": {"activation": {"cls": "x" * 400_000}}}]
+)
+def test_messages_do_not_repeat_all_of_a_strange_file(change: dict[str, Any], tmp_path: Path) -> None:
+    path = write_saev(tmp_path / "sae.pt")
+    header, _, tensors = path.read_bytes().partition(b"\n")
+    path.write_bytes(json.dumps(json.loads(header) | change).encode() + b"\n" + tensors)
+    with pytest.raises(SAEError, match="xxx") as told:
+        semprobe.load_sae(path)
+    assert str(path) in str(told.value)
+    assert len(str(told.value)) <= 1001
+
+
+def test_a_latent_that_writes_nothing_has_a_decoder_of_zeros(tmp_path: Path) -> None:
+    shutil.copytree(DATA / "sae" / "dictionary-learning-standard-april", tmp_path, dirs_exist_ok=True)
+    state = torch.load(tmp_path / "ae.pt", weights_only=True)
+    state["decoder.weight"][:, 3] = 0
+    torch.save(state, tmp_path / "ae.pt")
+    sae = semprobe.load_sae(tmp_path, decoder=True)
+    assert sae.decoder is not None
+    assert not sae.decoder[3].any()
+    assert not sae.encode(np.load(tmp_path / "x.npy"))[:, 3].any()
+
+
+def test_batch_top_k_of_more_than_there_are_is_all(tmp_path: Path) -> None:
+    tensors = write_saev(tmp_path / "sae.pt").read_bytes().partition(b"\n")[2]
+    for kind in ("BatchTopK", "TopK"):
+        header = {"schema": 3, "cfg": {"activation": {"cls": kind, "params": {"top_k": 97}}}}
+        (tmp_path / "sae.pt").write_bytes(json.dumps(header).encode() + b"\n" + tensors)
+        if kind == "BatchTopK":
+            assert semprobe.load_sae(tmp_path / "sae.pt").activation == TopK(96)
+    with pytest.raises(SAEError, match="k is 97, expected 1 to 96"):
+        semprobe.load_sae(tmp_path / "sae.pt")
+
+
+def test_settings_of_vit_prisma_may_hold_those_of_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = DATA / "sae" / "vit-prisma-standard-none"
+    before = semprobe.load_sae(case)
+    made = []
+    for module, name in (("sae.config", "VisionModelSAERunnerConfig"), ("configs.HookedViTConfig", "HookedViTConfig")):
+        parts = f"vit_prisma.{module}".split(".")
+        for end in range(1, len(parts) + 1):
+            monkeypatch.setitem(sys.modules, ".".join(parts[:end]), ModuleType(".".join(parts[:end])))
+        kind = type(name, (), {"__module__": ".".join(parts)})
+        setattr(sys.modules[".".join(parts)], name, kind)
+        made.append(kind())
+    made[0].vit_model_cfg = made[1]
+    weights = next(case.glob("*.pt"))
+    shutil.copy(case / "config.json", tmp_path)
+    state = {name: value for name, value in checkpoints._load_torch(weights, weights).items() if name != "cfg"}
+    torch.save({**state, "cfg": made[0]}, tmp_path / weights.name)
+    assert semprobe.load_sae(tmp_path).sha256 == before.sha256
 
 
 def test_a_threshold_that_counts_itself() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +22,11 @@ import semprobe
 from semprobe import normalisation, stores
 from semprobe.errors import DataError, SAEError
 from semprobe.fit import measure_fit, sample, words
+from semprobe.formats._common import declared
 from semprobe.identity import mismatches
 from semprobe.sae import SAE
 from tests.conftest import make_activations
+from tests.test_saev_shards import values, write_shards
 
 Run = Callable[..., Result]
 
@@ -57,6 +60,24 @@ def test_statistics_are_the_same_bits_for_every_chunking(cuts: list[int], togeth
     assert whole.identical(cut)
 
 
+def test_statistics_of_selections_of_a_store_and_of_shards(acts: Path, tmp_path: Path) -> None:
+    for path in (acts, write_shards(tmp_path / "shards", values(40))):
+        x = stores.open_store(path)["activations"]
+        every_third = np.arange(x.sizes["image"]) % 3 == 0
+        for some in (x.isel(image=slice(0, 12)), x[::-1], x.chunk(image=5), x.isel(image=every_third)):
+            assert (
+                normalisation.statistics(some).compute().identical(normalisation.statistics(some.compute()).compute())
+            )
+
+
+def test_no_chunk_waits_in_memory_between_the_two_passes() -> None:
+    x = make_activations()["activations"].chunk(image=4)
+    read: list[int] = []
+    x = x.copy(data=x.data.map_blocks(lambda block: read.append(len(block)) or block, meta=x.data._meta))  # type: ignore[func-returns-value]
+    normalisation.statistics(x).compute()
+    assert sum(read) == 2 * x.sizes["image"]
+
+
 def test_a_nan_is_named_by_image_and_patch() -> None:
     data = make_activations()
     by = normalisation.statistics(data["activations"]).compute()
@@ -86,11 +107,35 @@ def test_statistics_that_can_not_be_used(tmp_path: Path) -> None:
     np.savez(tmp_path / "pickle.npz", mean=np.array([{}], object), scale=1.0)
     np.savez(tmp_path / "two.npz", mean=mean, scale=np.ones(2))
     (tmp_path / "text.npz").write_text("hello")
-    for name in ("zero", "other", "nan", "pickle", "two", "text", "nowhere"):
-        with pytest.raises(DataError, match=rf"{name}\.npz"):
+    (tmp_path / "empty.npz").write_bytes(b"")
+    np.savez(tmp_path / "complex.npz", mean=mean + 1j, scale=1.0)
+    with (tmp_path / "array.npz").open("wb") as file:
+        np.save(file, mean)
+    np.savez_compressed(tmp_path / "damaged.npz", mean=np.arange(4000.0), scale=1.0)
+    data = bytearray((tmp_path / "damaged.npz").read_bytes())
+    data[150:400] = bytes(250)
+    (tmp_path / "damaged.npz").write_bytes(data)
+    with zipfile.ZipFile(tmp_path / "huge.npz", "w") as archive, archive.open("mean.npy", "w") as part:
+        np.lib.format.write_array_header_1_0(part, {"descr": "<f4", "fortran_order": False, "shape": (10**11,)})
+    for name in (
+        "zero",
+        "other",
+        "nan",
+        "pickle",
+        "two",
+        "text",
+        "nowhere",
+        "empty",
+        "complex",
+        "array",
+        "damaged",
+        "huge",
+    ):
+        with pytest.raises(DataError, match=rf"{name}\.npz: ") as told:
             normalisation.read_statistics(tmp_path / f"{name}.npz")
+        assert "allow_pickle" not in str(told.value)
     np.savez(tmp_path / "narrow.npz", mean=mean[:3], scale=1.0)
-    with pytest.raises(DataError, match="of 3 features, the activations have 8"):
+    with pytest.raises(DataError, match=r"narrow\.npz: mean is of 3 features, the activations have 8"):
         normalisation.normalize(x, normalisation.read_statistics(tmp_path / "narrow.npz"))
 
 
@@ -134,6 +179,14 @@ def test_the_command_normalises_and_records_it(acts: Path, sae_file: Path, tmp_p
         ("ViT-B-16/openai", -2, "ViT-B-16/openai", 10, 0),
         ("ViT-B-16/openai", -5, "ViT-B-16/openai", 10, 1),
         ("dinov3_vits16_pretrain_lvd1689m-08c60483.pth", 8, "vit_small_patch16_dinov3.lvd1689m", 8, 0),
+        ("facebook/dinov3-vits16-pretrain-lvd1689m", 8, "vit_small_patch16_dinov3.lvd1689m", 8, 0),
+        ("facebook/dinov3-vits16plus-pretrain-lvd1689m", 8, "vit_small_plus_patch16_dinov3.lvd1689m", 8, 0),
+        ("facebook/dinov3-vits16plus-pretrain-lvd1689m", 8, "vit_small_patch16_dinov3.lvd1689m", 8, 1),
+        ("/weights/dinov3_vits16plus_pretrain_lvd1689m-4057cbaa.pth", 8, "dinov3_vits16", 8, 1),
+        ("facebook/dinov3-vitl16-pretrain-sat493m", 8, "vit_large_patch16_dinov3.sat493m", 8, 0),
+        ("facebook/dinov3-vitl16-pretrain-sat493m", 8, "facebook/dinov3-vitl16-pretrain-lvd1689m", 8, 1),
+        ("dinov3_vitl16", 8, "vit_large_patch16_dinov3.sat493m", 8, 0),
+        ("facebook/dinov3-vit7b16-pretrain-lvd1689m", 8, "vit_7b_patch16_dinov3.lvd1689m", 8, 0),
         ("vit_base_patch16_clip_quickgelu_224.openai", 10, "openai/clip-vit-base-patch16", 10, 0),
         ("vit_base_patch16_clip_quickgelu_224.openai", 10, "ViT-B-16/openai", 10, 0),
         ("vit_base_patch16_clip_224.openai", 10, "ViT-B-16/openai", 10, 0),
@@ -150,6 +203,13 @@ def test_one_backbone_has_several_names(
 ) -> None:
     said = {key: value for key, value in (("backbone", backbone), ("layer", block)) if value is not None}
     assert len(mismatches({"model": model, "layer": layer}, said)) == number
+
+
+@pytest.mark.parametrize(
+    "hook", ["blocks.10.hook_resid_post", "visual.transformer.resblocks.10", "vision_model.encoder.layers.10", "h.10"]
+)
+def test_a_hook_names_its_block(hook: str) -> None:
+    assert declared(None, hook) == {"layer": 10}
 
 
 def test_an_sae_of_another_block_is_refused_unless_forced(acts: Path, tmp_path: Path, run: Run) -> None:

@@ -26,7 +26,7 @@ from semprobe.cli import _looks, main
 from semprobe.report_pages import fenced, in_markdown, visible
 from semprobe.reviews import Answer, Reviews
 from semprobe.study import Study
-from tests.conftest import CONCEPTS, HOSTILE, answer, best, draw, make_study, measure, write_saev
+from tests.conftest import CONCEPTS, HOSTILE, MODEL, answer, best, draw, make_study, measure, write_saev
 
 Run = Callable[..., Result]
 
@@ -208,6 +208,16 @@ def test_pictures_have_heat_only_with_the_sae_that_was_scored(made: Study, run: 
         assert [tag for tag, _ in page.tags].count("img") > 0
     shutil.rmtree(made.activations)
     assert "activations.zarr is not there" in run("report", made.folder, "--overwrite", "--quiet").stderr
+
+
+def test_activations_that_were_extracted_otherwise_give_no_heat(made: Study, run: Run) -> None:
+    again = ("extract", made.folder, "--model", MODEL, "--random-weights", "0", "--overwrite", "--quiet")
+    for option, told in ((("--crop-pct", "0.97"), "crop"), (("--dtype", "float16"), "dtype: float32"), ((), "")):
+        run(*again, *option)
+        result = run("report", made.folder, "--overwrite", "--quiet", "--json")
+        notices = json.loads(result.stdout)["notices"]
+        assert len(notices) == bool(told)
+        assert not told or re.search(f"has changed since it was scored .*{told}", notices[0])
 
 
 def test_normalised_activations_and_swept_thresholds_have_heat_too(made: Study, run: Run, measured: Path) -> None:

@@ -195,6 +195,26 @@ def test_memory_stays_flat_as_shards_grow(tmp_path: Path) -> None:
     assert peaks[1] < peaks[0] + 60e6, "485 MB of shards instead of 81"
 
 
+def test_the_command_holds_no_patch_sums_of_many_images(tmp_path: Path) -> None:
+    sae, peaks = write_saev(tmp_path / "sae.pt", 8, 8192), []
+    code = (
+        "import resource, sys; from semprobe.cli import main; main(sys.argv[1:], standalone_mode=False); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+    )
+    for images in (500, 10_000):
+        shards = write_shards(tmp_path / f"s{images}", values(images), per_file=1000)
+        rows = [f"{at}.png,w,{('negative', 'positive')[at % 2]}" for at in range(images)]
+        (tmp_path / "m.csv").write_text("\n".join(["path,concept,label", *rows]))
+        words = ["score", shards, "--sae", sae, "--images", tmp_path / "m.csv", "-o", tmp_path / f"{images}.zarr",
+                 "--permutations", 20, "--splits", 2, "--random", 20, "--quiet"]  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, words)], check=True, capture_output=True, text=True
+        )
+        peaks.append(int(done.stdout.split()[-1]))
+    assert "AUROC and average precision are left out" in done.stderr
+    assert peaks[1] < peaks[0] + 400e6, "328 MB of patch sums instead of 16"
+
+
 def test_dry_runs_and_info(tmp_path: Path, run: Run) -> None:
     for command in (("import", ACTS), ("score", ACTS, *IMAGES, *SAE), ("encode", ACTS, *SAE)):
         found = json.loads(run(*command, "-o", tmp_path / "x.zarr", "--dry-run", "--json").stdout)
@@ -403,3 +423,21 @@ def test_a_file_that_shrinks_later_is_named(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "s")
     with pytest.raises(StoreCorrupt, match="removed"):
         data["cls"].sum().compute()
+
+
+def test_statistics_are_of_all_images_with_labels_or_without(tmp_path: Path, run: Run) -> None:
+    x = values(24)
+    x[:8] += 5
+    rows = [f"{at}.png," + (f"w,{('negative', 'positive')[at % 2]}" if at >= 8 else ",") for at in range(24)]
+    (tmp_path / "m.csv").write_text("\n".join(["path,concept,label", *rows]))
+    sae = write_saev(tmp_path / "sae.pt", features=x.shape[-1], latents=16)
+    options = ("--sae", sae, "--images", tmp_path / "m.csv", "--normalize", "probe", "--quiet")
+    shards = write_shards(tmp_path / "s", x)
+    run("score", shards, *options, "-o", tmp_path / "direct.zarr", "--random", 20)
+    run("encode", shards, *options, "-o", tmp_path / "l.zarr")
+    run("score", tmp_path / "l.zarr", "-o", tmp_path / "via.zarr", "--random", 20, "--quiet")
+    direct, via = (stores.open_store(tmp_path / f"{name}.zarr") for name in ("direct", "via"))
+    xr.testing.assert_identical(direct.drop_attrs(), via.drop_attrs())
+    assert direct.sizes["image"] == 16
+    scales = [one.attrs["provenance"]["normalisation"]["scale"] for one in (direct, via)]
+    assert scales[0] == scales[1]

@@ -295,6 +295,14 @@ def test_another_number_of_images(tmp_path: Path, run: Run) -> None:
     )
     with pytest.raises(ImagesError, match=message + r"wheel-positive/92.png and 2 more\. .* ignores others \(1 here\)"):
         semprobe.open_store(shards, images=semprobe.find_images(images, order="saev"))
+    draw(images / "fur-negative" / ".stray.png")
+    with pytest.raises(ImagesError, match=r"6 too many, of which may be fur-negative/\.stray\.png, hidden or"):
+        semprobe.open_store(shards, images=semprobe.find_images(images, order="saev"))
+    (images / "fur-positive" / "0.png").write_bytes(b"no picture")
+    with pytest.raises(ImagesError, match=r"may be fur-negative/\.stray\.png, fur-positive/0\.png, hidden or"):
+        semprobe.open_store(shards, images=semprobe.find_images(images, order="saev"))
+    for one in ("fur-negative/.stray.png", "fur-positive/0.png"):
+        (images / one).unlink()
     shutil.rmtree(images / "wheel-positive")
     result = run("score", shards, "--images", images, "--sae", RAW / "sae.pt", "-o", tmp_path / "s.zarr", code=1)
     assert "found 18 images" in result.stderr

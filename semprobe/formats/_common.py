@@ -12,7 +12,9 @@ from semprobe.errors import SAEError
 if TYPE_CHECKING:
     import torch
 
-_BLOCK = re.compile(r"(?:^|\.)(?:blocks|layers|layer|h)\.(\d+)(?=\.|$)")
+_BLOCK = re.compile(r"(?:^|\.)(?:blocks|resblocks|layers|layer|h)\.(\d+)(?=\.|$)")
+
+_TOLD = 200  # characters kept of what a file says of its backbone
 
 
 def rows(encoder: torch.Tensor) -> np.ndarray:
@@ -39,6 +41,12 @@ def settings_in(value: Any, name: str) -> dict[str, Any]:
     return value
 
 
+def printable(text: str) -> str:
+    """A text of a file as it may be shown and stored: no control characters, no half of a surrogate pair."""
+    shown = (one if one.isprintable() else one.encode("unicode_escape").decode() for one in text[:_TOLD])
+    return "".join(shown)
+
+
 def declared(backbone: Any, hook: Any = None, layer: Any = None) -> dict[str, Any]:
     """Backbone, block and site as the file says them, left out where it says nothing of use.
 
@@ -51,7 +59,7 @@ def declared(backbone: Any, hook: Any = None, layer: Any = None) -> dict[str, An
     """
     found: dict[str, Any] = {}
     if isinstance(backbone, str) and backbone:
-        found["backbone"] = backbone
+        found["backbone"] = printable(backbone)
     match = _BLOCK.search(hook) if isinstance(hook, str) else None
     block = int(match[1]) if match else layer
     site = str(hook)[match.end() :].strip("._") if match else str(hook or "").strip("._")
@@ -60,7 +68,7 @@ def declared(backbone: Any, hook: Any = None, layer: Any = None) -> dict[str, An
         block, site = block - 1, ""
     if type(block) is int:
         found["layer"] = block
-    return found if site in ("", "resid_post") else {**found, "site": site}
+    return found if site in ("", "resid_post") else {**found, "site": printable(site)}
 
 
 def at_least(threshold: np.ndarray | float) -> np.ndarray | float:

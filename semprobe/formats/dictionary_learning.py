@@ -58,7 +58,8 @@ def _auto_encoder(raw: Raw, trainer: dict[str, Any], factor: float) -> _Dictiona
     encoder, bias, decoder = tensors["encoder.weight"], tensors["encoder.bias"] * factor, tensors["decoder.weight"].T
     norms = decoder.norm(dim=1)
     if not torch.allclose(norms, torch.ones_like(norms)):
-        encoder, bias, decoder = encoder * norms[:, None], bias * norms, decoder / norms[:, None]
+        unit = decoder / norms.where(norms > 0, 1)[:, None]  # a column of zeros stays one
+        encoder, bias, decoder = encoder * norms[:, None], bias * norms, unit
     centre = tensors["bias"] * factor
     return _Dictionary(encoder, bias, centre, Threshold(), decoder, centre)
 

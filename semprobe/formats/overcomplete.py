@@ -20,14 +20,14 @@ def is_overcomplete(raw: Raw) -> bool:
     return any(name.startswith(("encoder.final_block.", "dictionary.")) for name in raw.tensors)
 
 
-_OVERCOMPLETE_KINDS = ("relu", "topk", "batchtopk", "jumprelu")
+_OVERCOMPLETE_KINDS = ("relu", "topk", "batchtopk")
 
 
 def _overcomplete_activation(raw: Raw, options: Options) -> Activation:
     if "thresholds" in raw.tensors:
         return Threshold(at_least(raw.tensors["thresholds"].exp().numpy()))
     kind = options.take("kind")
-    if kind not in _OVERCOMPLETE_KINDS[:3]:
+    if kind not in _OVERCOMPLETE_KINDS:
         raise SAEError(
             f"a state dict of overcomplete does not say its class{f'; {kind!r} is none of it' if kind else ''}: give "
             "it as --sae-kind relu (SAE, RATopK's base), topk (with --sae-k) or batchtopk (with --sae-threshold)"
@@ -45,15 +45,15 @@ def _overcomplete_encoder(raw: Raw) -> tuple[torch.Tensor, torch.Tensor]:
     import torch
 
     tensors = raw.tensors
-    more = [name for name in tensors if name.startswith(("encoder.mlp_blocks", "encoder.final_block.1", "Q"))]
-    if more:
-        raise SAEError(f"an encoder with more than one linear layer ({more[0]}), which semprobe does not read")
     plain = "encoder.final_block.0.weight" in tensors
     weight = "encoder.final_block.0.weight" if plain else "encoder.weight"
+    read = (weight, weight.replace("weight", "bias"))
+    more = [name for name in tensors if name.startswith(("encoder.", "Q")) and name not in read]
+    if more:
+        raise SAEError(f"an encoder with more than one linear layer ({more[0]}), which semprobe does not read")
     if weight not in tensors:
         raise SAEError("an encoder tied to the dictionary, whose normalisation the file does not say; untie it first")
-    bias = weight.replace("weight", "bias")
-    encoder = tensors[weight]
+    encoder, bias = tensors[weight], read[1]
     return encoder, tensors[bias] if bias in tensors else torch.zeros(len(encoder))
 
 

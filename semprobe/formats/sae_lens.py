@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from semprobe.errors import SAEError
-from semprobe.formats._common import declared, flag, rows, settings_in, whole
+from semprobe.formats._common import declared, flag, printable, rows, settings_in, whole
 from semprobe.sae import SAE, Activation, Gated, Threshold, TopK
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def _lens_version(config: dict[str, Any]) -> str | None:
     version = config.get("sae_lens_version") or (isinstance(metadata, dict) and metadata.get("sae_lens_version"))
     if not isinstance(version, str) or not version.split(".")[0].isdecimal():
         return None
-    return version if int(version.split(".")[0]) >= 6 else None
+    return printable(version) if int(version.split(".")[0]) >= 6 else None
 
 
 def _lens_architecture(config: dict[str, Any]) -> tuple[str, Any]:

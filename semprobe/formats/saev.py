@@ -39,7 +39,8 @@ def _saev_activation(header: dict[str, Any], raw: Raw, options: Options) -> Acti
             "patch depended on the other patches of its batch, so it can't be encoded faithfully, unless you give a "
             "threshold (--sae-threshold)"
         )
-    return TopK(whole(settings_in(params, "params").get("top_k"), f"top_k of this {name} SAE"))
+    k = whole(settings_in(params, "params").get("top_k"), f"top_k of this {name} SAE")
+    return TopK(min(k, raw.tensors["W_enc"].shape[1]) if name == "BatchTopK" else k)  # which saev cuts off so
 
 
 def read_saev(raw: Raw, options: Options) -> SAE:
