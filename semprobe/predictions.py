@@ -64,14 +64,14 @@ def pack(predictions: np.ndarray) -> np.ndarray:
 
 def unpack(bits: np.ndarray, latents: int) -> np.ndarray:
     """The reverse of `pack`: (image, latent) bool."""
-    return np.unpackbits(bits, axis=-1, count=latents).astype(bool)
+    return np.unpackbits(bits, axis=-1, count=latents).view(bool)
 
 
 def words(bits: np.ndarray) -> np.ndarray:
     """(word, column) uint64 from (row, column) bool: 64 rows a word, for counting what two columns share."""
-    padded = np.pad(bits, ((0, -len(bits) % 64), (0, 0)))
-    packed = np.packbits(padded, axis=0).reshape(len(padded) // 64, 8, bits.shape[1])
-    return np.ascontiguousarray(packed.transpose(0, 2, 1)).view(np.uint64)[..., 0]
+    packed = np.packbits(bits, axis=0)
+    padded = np.pad(packed, ((0, -len(packed) % 8), (0, 0))).reshape(-1, 8, bits.shape[1])
+    return np.ascontiguousarray(padded.transpose(0, 2, 1)).view(np.uint64)[..., 0]
 
 
 def as_bits(predictions: xr.DataArray) -> xr.DataArray:

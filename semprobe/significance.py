@@ -283,8 +283,8 @@ def significance(
         label, strata = _dealt_of(scores, str(concept))
         dealt = permuted_labels(label, strata, permutations, [seed, zlib.crc32(str(concept).encode())])
         ways.append(_ways(label, strata))
-        some = predictions.any(0) & ~predictions.all(0)
-        nulls.append(null_max_f1(predictions[:, some], dealt))
+        predictions = predictions[:, predictions.any(0) & ~predictions.all(0)]  # and lets go of the others
+        nulls.append(null_max_f1(predictions, dealt))
     null, concepts = np.stack(nulls), 1 if family == "concept" else len(nulls)
     f1 = scores["f1"].transpose("concept", "latent").values
     worst = np.stack([p_max(one, other, concepts=concepts) for one, other in zip(f1, null, strict=True)])
