@@ -113,6 +113,8 @@ def _day(at: str) -> str:
 
 
 def environment(html: bool) -> jinja2.Environment:
+    """Templates in which everything that people wrote is escaped, of HTML or of Markdown."""
+
     def shown(value: Any) -> Any:
         if isinstance(value, Markup) or not isinstance(value, str):
             return value
