@@ -70,8 +70,9 @@ def unpack(bits: np.ndarray, latents: int) -> np.ndarray:
 def words(bits: np.ndarray) -> np.ndarray:
     """(word, column) uint64 from (row, column) bool: 64 rows a word, for counting what two columns share."""
     packed = np.packbits(bits, axis=0)
-    padded = np.pad(packed, ((0, -len(packed) % 8), (0, 0))).reshape(-1, 8, bits.shape[1])
-    return np.ascontiguousarray(padded.transpose(0, 2, 1)).view(np.uint64)[..., 0]
+    padded = np.pad(packed, ((0, -len(packed) % 8), (0, 0)))
+    eights = padded.reshape(len(padded) // 8, 8, bits.shape[1])
+    return np.ascontiguousarray(eights.transpose(0, 2, 1)).view(np.uint64)[..., 0]
 
 
 def as_bits(predictions: xr.DataArray) -> xr.DataArray:

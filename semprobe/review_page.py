@@ -188,7 +188,7 @@ class Page:
             look = self._look(scored, concept, latent)
             shown = {
                 **desks.latent(look, scored.scores, blinded=blinded),
-                "notice": self._notice(scored, look, blinded),
+                "notice": _notice(look, blinded),
             }
             if blinded:
                 return shown
