@@ -112,6 +112,8 @@ class _Codes(da.Array):
     def __getitem__(self, index: Any) -> da.Array:
         all_of = slice(None)
         key: tuple[Any, ...] = index if isinstance(index, tuple) else (index,)
+        if any(k is None or k is Ellipsis or getattr(k, "ndim", 0) > 1 for k in key):
+            return super().__getitem__(index)
         image, patch, latent = key + (all_of,) * (3 - len(key)) if len(key) <= 3 else (None, None, None)
         built, blocks, names, sae, columns = self._parts
         plain = isinstance(latent, slice | int | np.integer)

@@ -219,9 +219,11 @@ def _stored(
     tokens: tuple[np.ndarray, np.ndarray | None], dtype: str, cls: bool, names: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray | None]:
     patches, prefix = tokens
-    kept = narrowed(patches, names, kept_as=dtype, why="the model or its weights are not sound")
-    with np.errstate(over="ignore"):
-        return kept, prefix.astype(dtype) if cls and prefix is not None else None
+    why = "the model or its weights are not sound"
+    kept = narrowed(patches, names, kept_as=dtype, why=why)
+    if not cls or prefix is None:
+        return kept, None
+    return kept, narrowed(prefix[:, None], names, kept_as=dtype, why=why)[:, 0]
 
 
 def _joined(parts: list[tuple[np.ndarray, np.ndarray | None]]) -> dict[str, np.ndarray]:

@@ -37,7 +37,7 @@ MAX_PIXELS = 100_000_000
 
 _KEPT = ("sha256", "source", "url", "licence")
 
-_RESERVED = (set(VARIABLES) | set(DIMS) | {"path", "file"}) - {"source"}
+_RESERVED = (set(VARIABLES) | set(DIMS) | {"path", "file", "stratum", "code"}) - {"source"}
 
 
 class _Row(NamedTuple):
@@ -54,14 +54,25 @@ class _Row(NamedTuple):
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Files below a folder, links followed, but not back into a folder above."""
-    for at, folders, files in os.walk(folder, followlinks=True):
+    """Files below a folder, links followed, but not back into a folder above; links to nothing, which is told later.
+
+    Raises
+    ------
+    ImagesError
+        A folder can't be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise ImagesError(f"{error.filename}: this folder can't be read ({error.strerror}); change its permissions")
+
+    for at, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
         above = {os.path.realpath(folder)} | {os.path.realpath(p) for p in Path(at).parents if p.is_relative_to(folder)}
         if Path(at) != folder and os.path.realpath(at) in above:
             folders.clear()
             continue
         folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(at) / name for name in files if (Path(at) / name).is_file())
+        found = (Path(at) / name for name in files)
+        yield from (one for one in found if one.is_file() or (one.is_symlink() and not one.exists()))
 
 
 def _is_image(path: Path) -> bool:

@@ -47,7 +47,7 @@ def _exceeds(values: np.ndarray, images: np.ndarray, latents: np.ndarray, *, thr
             f"{where(wrong, images, latents)}: a patch sum is NaN, so nothing can be predicted; encode these images "
             "again"
         )
-    return values > threshold
+    return values > values.dtype.type(threshold)  # or whether it is lazy would decide at a threshold such as 0.1
 
 
 def where(wrong: np.ndarray, images: np.ndarray, latents: np.ndarray) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import dask
 import dask.array as da
@@ -261,3 +262,15 @@ def test_distributed_gives_the_same_bits(tmp_path: Path) -> None:
     ):
         there = semprobe.patch_sum(x, sae).compute()
     xr.testing.assert_identical(here, there)
+
+
+@pytest.mark.parametrize("key", [(..., 3), (..., [3, 4]), (..., slice(2, 4)), (slice(None), None, 3), (..., None)])
+def test_codes_are_indexed_as_numpy_does(key: Any) -> None:
+    codes = semprobe.encode(make_activations()["activations"].chunk(image=5), make_sae()).data
+    np.testing.assert_array_equal(codes[key].compute(), codes.compute()[key])
+
+
+def test_a_threshold_that_float32_does_not_hold_is_the_same_for_lazy_sums() -> None:
+    sums = xr.DataArray(np.array([[np.float32(0.1)]]), dims=("image", "latent"), coords={"image": ["a"], "latent": [0]})
+    assert not semprobe.predict(sums, 0.1).item()
+    assert not semprobe.predict(sums.chunk(image=1), 0.1).compute().item()

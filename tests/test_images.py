@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -250,3 +252,23 @@ def test_a_file_that_changed_is_noticed(tmp_path: Path) -> None:
     draw(path, (1, 2, 3))
     with pytest.raises(UnreadableImage, match="changed since"):
         read_image(path, before)
+
+
+def test_links_to_nothing_and_closed_folders_are_not_passed_over(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (pictures / "t-shirt-positive" / "gone.png").symlink_to(pictures / "nowhere.png")
+    found = find_images(pictures)
+    assert "t-shirt-positive/gone.png" in found["image"].values
+    with pytest.raises(UnreadableImage, match=r"gone\.png"):
+        inspect(pictures / "t-shirt-positive" / "gone.png")
+    scandir = os.scandir
+
+    def closed(path: Any) -> Any:
+        if str(path).endswith("t-shirt-negative"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(ImagesError, match="t-shirt-negative: this folder can't be read"):
+        find_images(pictures)
