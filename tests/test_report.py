@@ -262,7 +262,7 @@ def test_codes_that_do_not_agree_with_the_scores_are_not_painted(
 def test_a_look_says_of_its_latent_why_there_is_no_heat(made: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     right = semprobe.heatmaps.heatmap
     monkeypatch.setattr(semprobe.heatmaps, "heatmap", lambda *given: right(*given) * 0)
-    scores = _looks.tested_scores(str(made.folder), makes="reviews")
+    scores = _looks.tested_scores(made)
     looks = _looks.Looks(made, scores, None, "none", {}, None, True)
     latent = best(made, "t-shirt")
     first, again = (next(looks.of([("t-shirt", latent)])) for _ in range(2))
