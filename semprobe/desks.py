@@ -14,10 +14,9 @@ from semprobe.assessment import outcomes
 from semprobe.heatmaps import top_patches
 from semprobe.manifest import Row
 from semprobe.report_pages import visible
-from semprobe.report_pictures import OUTCOMES, PATCHES, Look
+from semprobe.report_pictures import OUTCOMES, PATCHES, Look, label_of
 from semprobe.scoring import concept_rng, rank
 from semprobe.study import Study, is_drawn, order_key
-from semprobe.vocabulary import NEGATIVE, POSITIVE
 
 EACH = 60
 """Pictures of a gallery, at most."""
@@ -25,7 +24,6 @@ EACH = 60
 BEST, RANDOM = 5, 5
 """Latents of a concept that are judged by default; random ones among which they are judged blinded."""
 
-_WORDS = {POSITIVE: "positive", NEGATIVE: "negative"}
 _DIGITS = 4  # of a code, which is for reading and colours only
 
 
@@ -138,10 +136,9 @@ def _patches(look: Look, became: dict[str, str], blinded: bool) -> list[dict[str
     """Where the codes are largest, one patch an image, on all images of the store."""
     if look.heat is None:
         return []
-    label = {"tp": "positive", "fn": "positive", "fp": "negative", "tn": "negative"}
     return [
         {**one._asdict(), "told": "" if blinded else visible(look.told(one.image)),
-         "label": "" if blinded else label.get(became.get(one.image, ""), "in no set")}
+         "label": "" if blinded else label_of(became.get(one.image))}
         for one in top_patches(look.heat, PATCHES)
     ]  # fmt: skip
 

@@ -177,7 +177,7 @@ def _patches(look: Look, became: xr.DataArray, number: int) -> Gallery:
         if crop is None:
             continue
         shown = patch_crop(picture, crop, patch.row, patch.column, grid, edge=EDGE * 3 // 4)
-        word = _label(kinds.get(patch.image))
+        word = label_of(kinds.get(patch.image))
         alt = (
             f"patch in row {patch.row + 1}, column {patch.column + 1} of {look.told(patch.image)} ({word}), "
             f"code {patch.value:.4g}"
@@ -187,7 +187,7 @@ def _patches(look: Look, became: xr.DataArray, number: int) -> Gallery:
     return Gallery("patch", title, tuple(pictures))
 
 
-def _label(outcome: str | None) -> str:
+def label_of(outcome: str | None) -> str:
     """A concept's label of an image, by its outcome."""
     return {"tp": "positive", "fn": "positive", "fp": "negative", "tn": "negative", None: "in no set"}[outcome]
 
