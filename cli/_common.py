@@ -235,7 +235,7 @@ class Normalisation:
         by = self._by
         if by is None:
             number = data.sizes["image"]
-            with progress(2 * number, "statistics", quiet) as update, dask_threads(2 * number, update, workers):
+            with computing(2 * number, "statistics", workers, quiet):
                 by = normalisation.statistics(data["activations"]).compute()
             normalisation.checked(by, "the activations")
         shifted = normalisation.normalize(data["activations"], by)
@@ -263,8 +263,10 @@ def human_seconds(seconds: float) -> str:
     return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
 
 
-def forecast(place: Place, size: int, seconds: float, what: str, *, dry_run: bool, as_json: bool, quiet: bool) -> bool:
-    """Say what is to come; True if that was all that was asked for.
+def forecast(
+    place: Place, size: int, seconds: float, what: str, *, dry_run: bool, as_json: bool, quiet: bool, aside: int = 0
+) -> bool:
+    """Say what is to come; True if that was all that was asked for. `aside` is what is on disk only meanwhile.
 
     Raises
     ------
@@ -273,13 +275,15 @@ def forecast(place: Place, size: int, seconds: float, what: str, *, dry_run: boo
     """
     free = place.free()
     if dry_run and as_json:
-        print_json({"output": str(place), "bytes": size, "seconds": round(seconds, 1), "bytes_free": free})
+        found = {"bytes": size, "bytes_aside": aside, "seconds": round(seconds, 1), "bytes_free": free}
+        print_json({"output": str(place), **found})
     else:
-        say(f"{what}: {human_bytes(size)} in {place}, {human_seconds(seconds)}", quiet and not dry_run)
-    if free is not None and size > free and not dry_run:
+        meanwhile = f" ({human_bytes(aside)} more meanwhile)" if aside else ""
+        say(f"{what}: {human_bytes(size)} in {place}{meanwhile}, {human_seconds(seconds)}", quiet and not dry_run)
+    if free is not None and size + aside > free and not dry_run:
         raise StoreError(
-            f"{place}: the store needs {human_bytes(size)} and the disk has {human_bytes(free)} left: no space; free "
-            "some or choose another output"
+            f"{place}: the store needs {human_bytes(size + aside)} and the disk has {human_bytes(free)} left: no "
+            "space; free some or choose another output"
         )
     return dry_run
 
@@ -288,19 +292,19 @@ def forecast(place: Place, size: int, seconds: float, what: str, *, dry_run: boo
 
 
 @contextmanager
-def progress(total: int, what: str, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """A bar in images on stderr, with rate and ETA."""
+def progress(total: int, what: str, quiet: bool, unit: str = "image") -> Iterator[Callable[[int], None]]:
+    """A bar on stderr, with rate and ETA."""
     from tqdm import tqdm
 
     every = 0.1 if sys.stderr.isatty() else 10.0
     width = min(100, shutil.get_terminal_size().columns)
-    with tqdm(total=total, desc=what, unit="image", disable=quiet, mininterval=every, ncols=width) as bar:
+    with tqdm(total=total, desc=what, unit=unit, disable=quiet, mininterval=every, ncols=width) as bar:
         yield bar.update
 
 
 @contextmanager
-def dask_threads(images: int, update: Callable[[int], None], workers: int | None) -> Iterator[None]:
-    """Run dask on threads, and turn the share of tasks done into images for a bar."""
+def dask_threads(total: int, update: Callable[[int], None], workers: int | None) -> Iterator[None]:
+    """Run dask on threads, and turn the share of tasks done into a bar's units, such as images."""
     import dask
     from dask.callbacks import Callback
 
@@ -310,15 +314,22 @@ def dask_threads(images: int, update: Callable[[int], None], workers: int | None
     def done(key: Any, result: Any, graph: Any, state: dict[str, Any], worker: Any) -> None:
         nonlocal shown
         finished = len(state["finished"])
-        total = finished + sum(len(state[k]) for k in ("ready", "waiting", "running"))
+        tasks = finished + sum(len(state[k]) for k in ("ready", "waiting", "running"))
         with lock:
-            now = images * finished // max(1, total)
+            now = total * finished // max(1, tasks)
             update(max(0, now - shown))
             shown = max(shown, now)
 
     with dask.config.set(scheduler="threads", num_workers=workers), Callback(posttask=done):
         yield
-    update(images - shown)
+    update(total - shown)
+
+
+@contextmanager
+def computing(total: int, what: str, workers: int | None, quiet: bool, unit: str = "image") -> Iterator[None]:
+    """A bar over one dask computation on threads."""
+    with progress(total, what, quiet, unit) as update, dask_threads(total, update, workers):
+        yield
 
 
 def fill(writer: Writer, lazy: xr.Dataset, what: str, *, workers: int | None, quiet: bool) -> None:

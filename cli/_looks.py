@@ -107,10 +107,7 @@ class Looks:
             return None
         lazy = heatmap(self._data, self._sae, latents)["code"].sel(image=self._names)
         number = lazy.sizes["image"]
-        with (
-            _common.progress(number, "looking", self._quiet) as update,
-            _common.dask_threads(number, update, self._workers),
-        ):
+        with _common.computing(number, "looking", self._workers, self._quiet):
             return lazy.compute()
 
     def _look(self, concept: str, latent: int, heat: xr.DataArray | None) -> Look:

@@ -15,12 +15,10 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from semprobe.sae import SAE
-
-_IN_MEMORY = 256_000_000
-"""Bytes of patch sums up to which AUROC and average precision are computed; they are held two or three times over."""
+    from semprobe.stores import Place
 
 _SWEPT = 200_000_000
-"""The same for a sweep, which holds a prediction for each of some twenty thresholds."""
+"""Bytes of patch sums up to which thresholds are swept: they are held two or three times over."""
 
 
 @click.command(
@@ -155,8 +153,9 @@ def run(
     how = {"threshold": threshold, "sweep": sweep, "random": random, "seed": seed}
     tests: dict[str, Any] = {"permutations": permutations, "alpha": alpha, "family": family, "splits": splits}
     _check_fits(data, sae, sweep)
-    size = _bytes(data, sae, permutations, sweep)
-    if _common.forecast(stores.Place(output), size, guess, "scores", dry_run=dry_run, as_json=as_json, quiet=quiet):
+    place, size = stores.Place(output), _bytes(data, sae, permutations, sweep)
+    aside = 0 if sweep or "tp" in data else _sums_bytes(data, sae)
+    if _common.forecast(place, size, guess, "scores", aside=aside, dry_run=dry_run, as_json=as_json, quiet=quiet):
         return None, {}
     if "tp" in data:
         scores = _again(store, data, {name: value for name, value in how.items() if name in asked}, sweep)
@@ -164,9 +163,10 @@ def run(
         if sae is not None:
             shifted, settings["normalisation"] = normalisation.apply(whole, workers, quiet)
             data = labelled(shifted)
-        scores = _measured(data, sae, how, workers, quiet)
+        found = data.drop_vars(["patch_max", "patch_argmax"], errors="ignore") if sae is None else _encoded(data, sae)
+        scores = _measured(found, how, "scoring", place, workers, quiet)
         for name in baselines:
-            scores = scores.assign(_baseline(name, data, sae, how, workers, quiet))
+            scores = scores.assign(_baseline(name, data, sae, how, place, workers, quiet))
         settings |= {**how, "threshold": "sweep" if sweep else threshold, "baselines": list(baselines)}
     _common.say("testing", quiet)
     scores = scores.assign(assess(scores, seed=seed, **tests))
@@ -245,24 +245,28 @@ def _bytes(data: xr.Dataset, sae: SAE | None, permutations: int, sweep: bool) ->
     return data.sizes["concept"] * (110 * latents + 8 * permutations) + kept * data.sizes["image"]
 
 
-def _measured(data: xr.Dataset, sae: SAE | None, how: dict[str, Any], workers: int | None, quiet: bool) -> xr.Dataset:
-    """Scores of every latent; with AUROC and average precision if the patch sums fit into memory."""
-    from semprobe.assessment import score_sums
-    from semprobe.scoring import score
+def _measured(
+    lazy: xr.Dataset, how: dict[str, Any], what: str, place: Place, workers: int | None, quiet: bool
+) -> xr.Dataset:
+    """Scores of every latent of lazy patch sums: computed image by image, and then looked at latent by latent."""
+    import dask.array as da
 
-    number, fits = data.sizes["image"], _sums_bytes(data, sae) <= _IN_MEMORY
-    if fits:
-        lazy = data.drop_vars(["patch_max", "patch_argmax"], errors="ignore") if sae is None else _encoded(data, sae)
-    else:
-        given = {name: value for name, value in how.items() if name != "sweep"}
-        lazy = score(data, sae=sae, **given)
-        _common.say(
-            f"{_common.human_bytes(_sums_bytes(data, sae))} of patch sums do not fit into memory: AUROC and average "
-            "precision are left out; of a store of latents semprobe.effects computes them lazily"
-        )
-    with _common.progress(number, "scoring", quiet) as update, _common.dask_threads(number, update, workers):
-        found = lazy.compute()
-    return score_sums(found, **how) if fits else found
+    from semprobe.assessment import score_sums
+    from semprobe.effects import latents_at_once
+    from semprobe.stores import Turned
+
+    sums = lazy["patch_sum"].transpose("image", "latent")
+    images, latents = sums.shape
+    if how["sweep"]:
+        with _common.computing(images, what, workers, quiet):
+            found = lazy.compute()
+        return score_sums(found, **how)
+    with Turned(place, sums.shape, sums.dtype, latents_at_once(images, sums.dtype.itemsize)) as turned:
+        with _common.computing(images, what, workers, quiet):
+            da.store(da.asarray(sums.data), turned, lock=False)
+        again = score_sums(lazy.assign(patch_sum=(sums.dims, turned.lazy())), **how)
+        with _common.computing(latents, "ranking", workers, quiet, "latent"):
+            return again.compute()
 
 
 def _encoded(data: xr.Dataset, sae: SAE) -> xr.Dataset:
@@ -272,20 +276,23 @@ def _encoded(data: xr.Dataset, sae: SAE) -> xr.Dataset:
 
 
 def _baseline(
-    name: str, data: xr.Dataset, sae: SAE | None, how: dict[str, Any], workers: int | None, quiet: bool
+    name: str, data: xr.Dataset, sae: SAE | None, how: dict[str, Any], place: Place, workers: int | None, quiet: bool
 ) -> dict[str, xr.DataArray]:
     """F1 of what else might have been the latents."""
-    from semprobe.assessment import score_sums
     from semprobe.baselines import best_of_both, channel_sums, random_sae
     from semprobe.encoding import patch_sum
     from semprobe.vocabulary import attrs
 
     assert sae is not None
     acts = data["activations"]
-    number = data.sizes["image"]
-    with _common.progress(number, name, quiet) as update, _common.dask_threads(number, update, workers):
-        sums = channel_sums(acts) if name == "channels" else patch_sum(acts, random_sae(acts, sae, seed=how["seed"]))
-        found = score_sums(sums.to_dataset(name="patch_sum").assign_coords(label=data["label"]).compute(), **how)
+    if name == "channels":
+        sums = channel_sums(acts)
+    else:
+        with _common.computing(data.sizes["image"], "drawing directions", workers, quiet):
+            drawn = random_sae(acts, sae, seed=how["seed"])
+        sums = patch_sum(acts, drawn)
+    lazy = sums.to_dataset(name="patch_sum").assign_coords(label=data["label"])
+    found = _measured(lazy, how, name, place, workers, quiet)
     if name == "random-sae":
         return {"random_sae_f1": found["f1"].drop_vars("latent").assign_attrs(attrs("random_sae_f1"))}
     return {f"channel_{one}": best_of_both(f"channel_{one}", found[one]) for one in ("f1", "auroc")}

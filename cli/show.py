@@ -161,7 +161,7 @@ def _totals(heat: xr.Dataset, workers: int | None, quiet: bool) -> xr.Dataset:
     code, patches = heat["code"], ("row", "column")
     lazy = xr.Dataset({"patch_sum": code.sum(patches), "patch_max": code.max(patches)})
     number = lazy.sizes["image"]
-    with _common.progress(number, "looking", quiet) as update, _common.dask_threads(number, update, workers):
+    with _common.computing(number, "looking", workers, quiet):
         return lazy.compute()
 
 

@@ -27,12 +27,12 @@ _INTERVALS = 100  # best latents of a concept that get an interval
 def score_sums(
     data: xr.Dataset, *, threshold: float = 0.0, sweep: bool = False, random: int = 1000, seed: int = 0
 ) -> xr.Dataset:
-    """Score patch sums that are in memory, with what only they can tell.
+    """Score patch sums, with what only they can tell.
 
     Parameters
     ----------
     data
-        ``patch_sum`` (image, latent) and ``label``, in memory.
+        ``patch_sum`` (image, latent), of a sweep in memory, and ``label``.
     threshold, random, seed
         As :func:`semprobe.score`.
     sweep
@@ -41,7 +41,8 @@ def score_sums(
     Returns
     -------
     xarray.Dataset
-        What :func:`semprobe.score` returns, with ``auroc`` and ``average_precision`` (concept, latent).
+        What :func:`semprobe.score` returns, with ``auroc`` and ``average_precision`` (concept, latent); lazy if the
+        patch sums are.
 
     Raises
     ------
@@ -126,12 +127,8 @@ def outcomes(scores: xr.Dataset, concept: str, latent: int) -> xr.DataArray:
     DataError
         The scores do not hold their predictions.
     """
-    one = scores.isel(latent=np.flatnonzero(scores["latent"].values == latent))
-    if "threshold" in scores:
-        rows, fires = fired(one, concept)
-    else:  # a byte holds eight latents
-        rows, fires = fired(scores, concept)
-        fires = fires[:, scores["latent"].values == latent]
+    rows, fires = fired(scores, concept)
+    fires = fires[:, scores["latent"].values == latent].compute(scheduler="synchronous")
     positive = scores["label"].sel(concept=concept).values[rows] == POSITIVE
     found = np.where(positive, np.where(fires[:, 0], "tp", "fn"), np.where(fires[:, 0], "fp", "tn")).astype(object)
     return xr.DataArray(found, dims="image", coords={"image": scores["image"].values[rows]}, name="outcome")
@@ -160,7 +157,7 @@ def _held_out(scores: xr.Dataset, splits: int, seed: int) -> xr.Dataset:
         fires = xr.DataArray(predictions, dims=("image", "latent"), coords={"latent": numbers})
         label = scores["label"].sel(concept=[concept]).isel(image=rows).transpose("image", "concept")
         plain = xr.DataArray(label.values, dims=label.dims, coords={"concept": [concept]})
-        found.append(held_out_f1(fires, plain, splits=splits, seed=seed))
+        found.append(held_out_f1(fires, plain, splits=splits, seed=seed).compute())
     return xr.concat(found, "concept").assign_coords(concept=scores["concept"])
 
 

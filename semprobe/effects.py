@@ -19,7 +19,7 @@ from semprobe.scoring import aligned, check_classes, concept_rng
 from semprobe.vocabulary import NEGATIVE, POSITIVE, UNLABELLED, attrs
 
 _CELLS = 400_000  # values ranked at once: their copies stay in cache
-_BYTES = 32_000_000  # of a block of patch sums that holds all labelled images
+_BYTES = 2_000_000  # of a block of patch sums that holds all labelled images
 _LATENTS = 1024  # compared at once over all splits
 _CHOICES = 5  # latents named per concept, of those that splits chose
 
@@ -71,19 +71,24 @@ def _over_concepts(
     return out
 
 
+def latents_at_once(images: int, itemsize: int = 4) -> int:
+    """How many latents a block of some megabytes holds of so many images; whole bytes of bits."""
+    return max(8, _BYTES // (images * itemsize) // 8 * 8)
+
+
 def _in_blocks(values: xr.DataArray) -> xr.DataArray:
     """All images in one chunk, and as many latents as fit beside them; what is in memory stays as it is."""
     if values.chunks is None:
         return values
-    latents = max(1, _BYTES // (values.sizes["image"] * values.dtype.itemsize))
-    return values.chunk(image=-1, latent=latents)
+    return values.chunk(image=-1, latent=latents_at_once(values.sizes["image"], values.dtype.itemsize))
 
 
 def _labelled(values: xr.DataArray, label: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
     """Both with the images alone that are in some concept's set."""
     ordered, wanted = aligned(values, label)
     check_classes(wanted)
-    rows = np.flatnonzero((wanted.values != UNLABELLED).any(1))
+    inside = (wanted.values != UNLABELLED).any(1)
+    rows = slice(None) if inside.all() else np.flatnonzero(inside)
     return _in_blocks(ordered.isel(image=rows)), wanted.isel(image=rows)
 
 

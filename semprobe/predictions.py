@@ -5,11 +5,14 @@ A prediction is ``patch sum > threshold`` (``>``, never ``>=``).
 
 from __future__ import annotations
 
+import dask.array as da
 import numpy as np
 import xarray as xr
 
 from semprobe.errors import DataError
 from semprobe.vocabulary import attrs
+
+_BYTES = 128  # of bits that are unpacked at once: 1,024 latents
 
 
 def predict(patch_sums: xr.DataArray, threshold: float = 0.0) -> xr.DataArray:
@@ -62,9 +65,12 @@ def pack(predictions: np.ndarray) -> np.ndarray:
     return np.packbits(predictions, axis=-1)
 
 
-def unpack(bits: np.ndarray, latents: int) -> np.ndarray:
-    """The reverse of `pack`: (image, latent) bool."""
-    return np.unpackbits(bits, axis=-1, count=latents).view(bool)
+def unpack(bits: np.ndarray, latents: int) -> da.Array:
+    """The reverse of `pack`: (image, latent) bool, lazy in blocks of latents, since it is eight times as large."""
+    packed = da.from_array(bits, chunks=(-1, _BYTES))
+    wide = tuple(8 * size for size in packed.chunks[1])
+    found = packed.map_blocks(np.unpackbits, axis=-1, chunks=(packed.chunks[0], wide), dtype=np.uint8)
+    return found[:, :latents].astype(bool)
 
 
 def words(bits: np.ndarray) -> np.ndarray:
@@ -77,10 +83,13 @@ def words(bits: np.ndarray) -> np.ndarray:
 
 def as_bits(predictions: xr.DataArray) -> xr.DataArray:
     """Predictions (image, latent) as ``prediction_bits`` (image, byte); lazy if they are."""
-    whole = predictions if predictions.chunks is None else predictions.chunk(latent=-1)
-    size = -(-predictions.sizes["latent"] // 8)
-    found = xr.apply_ufunc(
-        pack, whole.drop_vars("latent", errors="ignore"), input_core_dims=[["latent"]], output_core_dims=[["byte"]],
-        dask="parallelized", output_dtypes=[np.uint8], dask_gufunc_kwargs={"output_sizes": {"byte": size}},
-    )  # fmt: skip
-    return found.rename("prediction_bits").assign_attrs(attrs("prediction_bits"))
+    plain = predictions.drop_vars("latent", errors="ignore").transpose("image", "latent")
+    if plain.chunks is None:
+        bits: np.ndarray | da.Array = pack(plain.values)
+    else:
+        cut = plain.chunksizes["latent"]
+        whole = plain if not any(size % 8 for size in cut[:-1]) else plain.chunk(latent=-1)
+        bytes_of = tuple(-(-size // 8) for size in whole.chunksizes["latent"])
+        bits = whole.data.map_blocks(pack, chunks=(whole.chunksizes["image"], bytes_of), dtype=np.uint8)
+    named = {"name": "prediction_bits", "attrs": attrs("prediction_bits")}
+    return xr.DataArray(bits, dims=("image", "byte"), coords=plain.coords, **named)

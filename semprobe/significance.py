@@ -10,6 +10,7 @@ import itertools
 import math
 import zlib
 
+import dask.array as da
 import numpy as np
 import xarray as xr
 from scipy.stats import false_discovery_control, hypergeom
@@ -71,15 +72,24 @@ def _ways(label: np.ndarray, strata: np.ndarray) -> int:
     return math.prod(math.comb(len(group), int((group == POSITIVE).sum())) for group in groups)
 
 
-def _p_within(fires: np.ndarray, positive: np.ndarray, strata: np.ndarray) -> np.ndarray:
+def _p_within(fires: da.Array, positive: np.ndarray, strata: np.ndarray) -> np.ndarray:
     """(latent,) exact p of predictions (image, latent), by convolution of the strata's hypergeometrics."""
     mixed = [here for here in (strata == one for one in np.unique(strata)) if 0 < positive[here].sum() < here.sum()]
     chances = [_chances(here.sum(), positive[here].sum()) for here in mixed]  # labels of the others never move
-    tp = sum((fires[here & positive].sum(0) for here in mixed), np.zeros(fires.shape[1], int))
-    counts = np.stack([tp, *(fires[here].sum(0) for here in mixed)])
-    unique, back = np.unique(counts, axis=1, return_inverse=True)
+    rows = np.stack([np.any(mixed, axis=0) & positive, *mixed])
+    unique, back = np.unique(_fires(fires, rows), axis=1, return_inverse=True)
     blocks = [unique[:, at : at + _ROWS] for at in range(0, unique.shape[1], _ROWS)]
     return np.concatenate([_tail(block[0], block[1:], chances) for block in blocks])[back.reshape(-1)]
+
+
+def _fires(predictions: da.Array, sets: np.ndarray) -> np.ndarray:
+    """(set, latent) predictions (image, latent) in each set (set, image) of images."""
+
+    def count(block: np.ndarray) -> np.ndarray:
+        return np.stack([block[one].sum(0) for one in sets])
+
+    found = predictions.map_blocks(count, chunks=((len(sets),), predictions.chunks[1]), dtype=np.int64)
+    return np.asarray(found.compute(scheduler="synchronous"))
 
 
 def _chances(images: int, positives: int) -> np.ndarray:
@@ -147,22 +157,24 @@ def permuted_labels(label: np.ndarray, strata: np.ndarray, number: int, seed: li
     Returns
     -------
     numpy.ndarray
-        (image, permutation) bool, True for positive.
+        (word, permutation) uint64, 64 images a word as :func:`semprobe.predictions.words` has them; 1 for positive.
     """
     rng = np.random.default_rng(seed)
-    found = np.zeros((len(label), number), bool)
+    found = np.zeros((-(-len(label) // 64), number), np.uint64)
     for stratum in np.unique(strata):
         here = np.flatnonzero(strata == stratum)
         positives = int(label[here].sum())
-        block = max(1, _CELLS // len(here))
+        block = max(1, _CELLS // len(label))
         for start in range(0, number, block):  # the same numbers as all at once, in less memory
-            columns = np.arange(start, min(start + block, number))
-            order = rng.random((len(columns), len(here))).argsort(1)[:, :positives]
-            found[here[order].T, columns] = True
+            some = min(block, number - start)
+            order = rng.random((some, len(here))).argsort(1)[:, :positives]
+            dealt = np.zeros((len(label), some), bool)
+            dealt[here[order].T, np.arange(some)] = True
+            found[:, start : start + some] |= words(dealt)
     return found
 
 
-def null_max_f1(predictions: np.ndarray, permutations: np.ndarray) -> np.ndarray:
+def null_max_f1(predictions: np.ndarray | da.Array, dealt: np.ndarray) -> np.ndarray:
     """The largest F1 of all latents under each permutation of the labels.
 
     At a fixed number of predictions the largest F1 is that of the most true positives, so only those are counted, and
@@ -172,22 +184,24 @@ def null_max_f1(predictions: np.ndarray, permutations: np.ndarray) -> np.ndarray
     Parameters
     ----------
     predictions
-        (image, latent) bool, of the family alone.
-    permutations
-        (image, permutation) bool, True for positive; the same number in each.
+        (image, latent) bool, of the family alone; lazy ones are computed block by block.
+    dealt
+        (word, permutation) uint64, of :func:`permuted_labels`; as many positives in each.
 
     Returns
     -------
     numpy.ndarray
         (permutation,) float64; 0 without latents.
     """
-    positives = int(permutations[:, 0].sum())
-    unique, at = np.unique(words(predictions), axis=1, return_index=True)
-    fires = predictions.sum(0, dtype=np.int64)[at]
+    positives = int(np.bitwise_count(dealt[:, 0]).sum())
+    lazy = da.asarray(predictions).rechunk({0: -1})
+    packed = lazy.map_blocks(words, chunks=((-(-len(lazy) // 64),), lazy.chunks[1]), dtype=np.uint64)
+    unique = np.unique(packed.compute(scheduler="synchronous"), axis=1)
+    fires = np.bitwise_count(unique).sum(0, dtype=np.int64)
     bound = 2 * np.minimum(fires, positives) / (fires + positives)
     order = np.lexsort((fires, -bound))
     rows, fires, bound = unique[:, order], fires[order], bound[order]
-    best, dealt = np.zeros(permutations.shape[1]), words(permutations)
+    best = np.zeros(dealt.shape[1])
     counts = np.min_scalar_type(len(predictions))
     for start in range(0, len(best), _AT_ONCE):
         here, drawn = best[start : start + _AT_ONCE], dealt[:, start : start + _AT_ONCE]
@@ -283,8 +297,8 @@ def significance(
         label, strata = _dealt_of(scores, str(concept))
         dealt = permuted_labels(label, strata, permutations, [seed, zlib.crc32(str(concept).encode())])
         ways.append(_ways(label, strata))
-        predictions = predictions[:, predictions.any(0) & ~predictions.all(0)]  # and lets go of the others
-        nulls.append(null_max_f1(predictions, dealt))
+        fires = _fires(predictions, np.ones((1, len(label)), bool))[0]
+        nulls.append(null_max_f1(predictions[:, (fires > 0) & (fires < len(label))], dealt))
     null, concepts = np.stack(nulls), 1 if family == "concept" else len(nulls)
     f1 = scores["f1"].transpose("concept", "latent").values
     worst = np.stack([p_max(one, other, concepts=concepts) for one, other in zip(f1, null, strict=True)])
@@ -298,7 +312,7 @@ def significance(
     })  # fmt: skip
 
 
-def tried(scores: xr.Dataset, concept: str) -> tuple[np.ndarray, np.ndarray]:
+def tried(scores: xr.Dataset, concept: str) -> tuple[np.ndarray, da.Array]:
     """Which images are in a concept's set, and what was predicted of them.
 
     Returns
@@ -306,7 +320,8 @@ def tried(scores: xr.Dataset, concept: str) -> tuple[np.ndarray, np.ndarray]:
     rows
         (n,) positions along ``image``.
     predictions
-        (n, candidate) bool: every latent, and of a sweep every latent at every threshold, one after the other.
+        (n, candidate) bool, lazy in blocks of candidates: every latent, and of a sweep every latent at every threshold,
+        one after the other.
 
     Raises
     ------
@@ -316,15 +331,16 @@ def tried(scores: xr.Dataset, concept: str) -> tuple[np.ndarray, np.ndarray]:
     rows, values = _kept(scores, concept)
     if "threshold" not in scores:
         return rows, unpack(values, scores.sizes["latent"])
-    return rows, np.concatenate([values > cut for cut in cuts(values)], axis=1)
+    sums = da.from_array(values, chunks=(-1, _AT_ONCE))
+    return rows, da.concatenate([sums > cut for cut in cuts(values)], axis=1)
 
 
-def fired(scores: xr.Dataset, concept: str) -> tuple[np.ndarray, np.ndarray]:
+def fired(scores: xr.Dataset, concept: str) -> tuple[np.ndarray, da.Array]:
     """The same of every latent once: of a sweep at the threshold that was chosen."""
     rows, values = _kept(scores, concept)
     if "threshold" not in scores:
         return rows, unpack(values, scores.sizes["latent"])
-    return rows, values > scores["threshold"].sel(concept=concept).values
+    return rows, da.from_array(values, chunks=(-1, _AT_ONCE)) > scores["threshold"].sel(concept=concept).values
 
 
 def _kept(scores: xr.Dataset, concept: str) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ from semprobe.stores._layout import FORMAT_VERSION, REQUIRED, SHARD_BYTES, image
 from semprobe.stores._paths import Place
 from semprobe.stores._read import open_store, verify
 from semprobe.stores._saev_files import is_shards
+from semprobe.stores._turned import Turned
 from semprobe.stores._write import Writer, check_output, create, differences, write_whole
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "REQUIRED",
     "SHARD_BYTES",
     "Place",
+    "Turned",
     "Writer",
     "check_output",
     "create",

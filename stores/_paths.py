@@ -98,6 +98,10 @@ class Place:
         """Bytes of all files below."""
         return int(self.fs.du(self.root))
 
+    def folder(self) -> str | None:
+        """The folder that this lies in, or the closest one above that is there; None for a URL."""
+        return Place(os.path.dirname(os.path.abspath(self.root)))._nearest() if self.local else None
+
     def _nearest(self) -> str:
         """The closest folder above, or here, that is there."""
         at = os.path.abspath(self.root)

@@ -18,7 +18,7 @@ from scipy.stats import false_discovery_control, fisher_exact
 from semprobe import significance
 from semprobe.errors import DataError
 from semprobe.power import critical_f1
-from semprobe.predictions import pack, unpack
+from semprobe.predictions import pack, unpack, words
 from semprobe.scoring import confusion, f1
 
 
@@ -36,10 +36,18 @@ def make_scores(images: int = 12, latents: int = 30, seed: int = 0, concepts: in
     return counts.assign(f1=f1(counts), prediction_bits=bits).assign_coords(coords)
 
 
+def images_of(dealt: np.ndarray, images: int) -> np.ndarray:
+    """(image, permutation) bool of words."""
+    eights = dealt[..., None].view(np.uint8).transpose(0, 2, 1).reshape(-1, dealt.shape[1])
+    return np.unpackbits(eights, axis=0, count=images).astype(bool)
+
+
 def test_bits_keep_predictions() -> None:
     found = np.random.default_rng(0).random((5, 13)) < 0.5
     assert pack(found).shape == (5, 2)
     assert (unpack(pack(found), 13) == found).all()
+    wide = np.random.default_rng(0).random((3, 2500)) < 0.5
+    assert (unpack(pack(wide), 2500).compute() == wide).all(), "in several blocks"
 
 
 def test_exact_p_is_fishers() -> None:
@@ -99,7 +107,7 @@ def test_the_null_is_that_of_brute_force(seed: int) -> None:
     label = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0])
     dealt = significance.permuted_labels(label, np.zeros(9, int), 300, [seed])
     expected = []
-    for column in dealt.T:
+    for column in images_of(dealt, 9).T:
         best = 0.0
         for latent in found.T:
             tp, fp, fn = (latent & column).sum(), (latent & ~column).sum(), (~latent & column).sum()
@@ -144,7 +152,7 @@ def test_numbers_of_images_around_the_size_of_a_word_and_a_byte(images: int) -> 
     found = rng.random((images, 20)) < rng.random(20)
     found[:, 0], found[:-1, 1], found[-1, 1] = np.arange(images) % 2 == 0, True, False
     dealt = significance.permuted_labels(np.arange(images) < images - 2, np.zeros(images, int), 30, [0])
-    tp = found.T.astype(int) @ dealt
+    tp = found.T.astype(int) @ images_of(dealt, images)
     expected = (2 * tp / (found.sum(0)[:, None] + images - 2)).max(0)
     np.testing.assert_array_equal(significance.null_max_f1(found, dealt), expected)
 
@@ -160,27 +168,27 @@ def test_labels_dealt_do_not_depend_on_how_they_are_cut(cells: int) -> None:
         whole[here[order].T, np.arange(40)] = True
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(significance, "_CELLS", cells)
-        assert (significance.permuted_labels(label, strata, 40, [1, 2]) == whole).all()
+        assert (images_of(significance.permuted_labels(label, strata, 40, [1, 2]), 23) == whole).all()
 
 
 def test_labels_are_dealt_in_little_memory() -> None:
-    """Of 1,000 images and 4,000 permutations: 4 MB of labels, and not 64 MB of numbers beside them."""
+    """Of 1,000 images and 4,000 permutations: half a MB of labels, and not 64 MB of numbers beside them."""
     label, strata = np.arange(1000) % 2, np.zeros(1000, int)
     tracemalloc.start()
     try:
         significance.permuted_labels(label, strata, 4000, [0])
-        assert tracemalloc.get_traced_memory()[1] < 15e6
+        assert tracemalloc.get_traced_memory()[1] < 8e6
     finally:
         tracemalloc.stop()
 
 
 def test_labels_change_places_within_strata_only() -> None:
     label, strata = np.array([1, 1, 0, 0, 1, 0, 0]), np.array([0, 0, 0, 0, 1, 1, 1])
-    dealt = significance.permuted_labels(label, strata, 500, [3])
+    dealt = images_of(significance.permuted_labels(label, strata, 500, [3]), 7)
     assert (dealt[:4].sum(0) == 2).all()
     assert (dealt[4:].sum(0) == 1).all()
     np.testing.assert_allclose(dealt.mean(1), [0.5] * 4 + [1 / 3] * 3, atol=0.07)
-    assert (dealt == significance.permuted_labels(label, strata, 500, [3])).all()
+    assert (dealt == images_of(significance.permuted_labels(label, strata, 500, [3]), 7)).all()
 
 
 def test_p_max_counts_ties_and_itself() -> None:
@@ -223,7 +231,7 @@ def test_the_page_on_statistics_by_hand() -> None:
     every = np.zeros((6, 20), bool)
     for at, chosen in enumerate(itertools.combinations(range(6), 3)):
         every[list(chosen), at] = True
-    null = significance.null_max_f1(found, every)
+    null = significance.null_max_f1(found, words(every))
     assert [int((null >= one).sum()) for one in scores["f1"].values[0]] == [7, 9, 19]
     np.testing.assert_allclose(tested["p_max"][0], [7 / 20, 9 / 20, 19 / 20], atol=0.015)
 
