@@ -334,14 +334,19 @@ def computing(total: int, what: str, workers: int | None, quiet: bool, unit: str
 
 def fill(writer: Writer, lazy: xr.Dataset, what: str, *, workers: int | None, quiet: bool) -> None:
     """Compute and write the regions that a store still lacks, and complete it."""
+    import dask.array as da
+    import numpy as np
+
     todo = writer.missing()
     images = lazy.sizes["image"]
     with progress(images, what, quiet) as update:
         update(images - sum(stop - start for start, stop in todo))
         for start, stop in todo:
-            with dask_threads(stop - start, update, workers):
-                part = lazy.isel(image=slice(start, stop)).compute()
-            writer.write(start, {str(name): found.values for name, found in part.items()})
+            part = lazy.isel(image=slice(start, stop))
+            found = {str(name): np.empty(one.shape, one.dtype) for name, one in part.items()}
+            with dask_threads(stop - start, update, workers):  # straight to its place: putting together would double it
+                da.store([one.data for one in part.values()], list(found.values()), lock=False)
+            writer.write(start, found)
     writer.complete()
 
 

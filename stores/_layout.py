@@ -21,7 +21,7 @@ REQUIRED = {
 }  # fmt: skip
 """Variables without which a store of that kind is not valid."""
 
-SHARD_BYTES = 64_000_000
+SHARD_BYTES = 32_000_000
 """A shard is one file and the smallest unit that can be written safely: few files, yet little lost by a kill."""
 
 _BLOCK_BYTES = 10_000_000  # a task reads about this much
@@ -30,7 +30,7 @@ _MULTIPLE = 16  # images a shard comes in: whole batches, whole tiles
 
 
 def images_per_shard(bytes_per_image: int, images: int) -> int:
-    """How many images one shard holds: about 64 MB, a multiple of 16, no more than needed."""
+    """How many images one shard holds: about 32 MB, a multiple of 16, no more than needed."""
     wanted = max(1, SHARD_BYTES // max(1, bytes_per_image * _MULTIPLE)) * _MULTIPLE
     needed = -(-max(1, images) // _MULTIPLE) * _MULTIPLE
     return int(min(wanted, needed))
