@@ -261,7 +261,7 @@ def _measured(
         with _common.computing(images, what, workers, quiet):
             found = lazy.compute()
         return score_sums(found, **how)
-    with Turned(place, sums.shape, sums.dtype, latents_at_once(images, sums.dtype.itemsize)) as turned:
+    with Turned(place, (images, latents), sums.dtype, latents_at_once(images, sums.dtype.itemsize)) as turned:
         with _common.computing(images, what, workers, quiet):
             da.store(da.asarray(sums.data), turned, lock=False)
         again = score_sums(lazy.assign(patch_sum=(sums.dims, turned.lazy())), **how)

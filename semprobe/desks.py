@@ -30,16 +30,26 @@ _DIGITS = 4  # of a code, which is for reading and colours only
 # negatives
 
 
-def negatives(study: Study, concept: str) -> dict[str, Any]:
+def negatives(
+    study: Study, concept: str, rows: list[Row] | None = None, used: list[Row] | None = None
+) -> dict[str, Any]:
     """The negatives of a concept in the order in which they were drawn, those added by hand first.
+
+    Parameters
+    ----------
+    study, concept
+        Of which.
+    rows, used
+        What the study's methods of these names give, where they were asked already.
 
     Returns
     -------
     dict
         ``criteria``; ``rows``, rejected ones too, each with ``used``; ``missing``, how many pictures samplings lack.
     """
-    name, about, used = study.check_concept(concept), study.about(), study.used()
-    mine = [row for row in study.rows() if (row["concept"], row["label"]) == (name, "negative")]
+    name, about = study.check_concept(concept), study.about()
+    rows, used = study.rows() if rows is None else rows, study.used() if used is None else used
+    mine = [row for row in rows if (row["concept"], row["label"]) == (name, "negative")]
     kept = {row["path"] for row in used if row["concept"] == name}
     missing, place = 0, dict[str, tuple[int, bytes]]()
     for number, sampling in enumerate(about["samplings"], 1):
@@ -55,7 +65,7 @@ def negatives(study: Study, concept: str) -> dict[str, Any]:
 
 
 def _row(row: Row) -> dict[str, str]:
-    kept = ("path", "verdict", "verified_by", "verified_at", "source", "url", "reason")
+    kept = ("path", "verdict", "verified_by", "verified_at", "criteria", "source", "url", "reason")
     return {name: row[name] if name == "path" else visible(row[name]) for name in kept}
 
 

@@ -47,6 +47,10 @@ class StudyError(SemprobeError, ValueError):
     """A study, or something that was to go into one, that can't be used as it is."""
 
 
+class StudyLocked(StudyError):
+    """Another program holds a file of a study: the same may succeed a moment later."""
+
+
 class DataError(SemprobeError, ValueError):
     """Values that can't be scored."""
 

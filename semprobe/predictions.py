@@ -91,5 +91,5 @@ def as_bits(predictions: xr.DataArray) -> xr.DataArray:
         whole = plain if not any(size % 8 for size in cut[:-1]) else plain.chunk(latent=-1)
         bytes_of = tuple(-(-size // 8) for size in whole.chunksizes["latent"])
         bits = whole.data.map_blocks(pack, chunks=(whole.chunksizes["image"], bytes_of), dtype=np.uint8)
-    named = {"name": "prediction_bits", "attrs": attrs("prediction_bits")}
-    return xr.DataArray(bits, dims=("image", "byte"), coords=plain.coords, **named)
+    found = xr.DataArray(bits, dims=("image", "byte"), coords=plain.coords, name="prediction_bits")
+    return found.assign_attrs(attrs("prediction_bits"))

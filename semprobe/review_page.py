@@ -21,7 +21,7 @@ from semprobe.assessment import describe, numbers
 from semprobe.errors import DataError, SemprobeError, StudyError
 from semprobe.heatmaps import patch_crop
 from semprobe.images import read_image
-from semprobe.report import filled, older, standing, wanted
+from semprobe.report import filled, older, wanted
 from semprobe.report_pages import environment
 from semprobe.report_pictures import Look
 from semprobe.reviews import FIELDS, PICTURES, Answer, Change, Reviews, check_reviewer
@@ -32,6 +32,7 @@ _LOOKS = 24  # of latents that are kept
 _PICTURES = 256  # encoded pictures that are kept
 _QUALITY = 90
 _HISTORY = 300  # changes of a latent that a page is told
+_WHOLE, _SHORT = 20, 300  # of them the last ones whole, and characters of the others
 
 
 @dataclass
@@ -111,8 +112,9 @@ class Page:
             scored, why = self.scored(), ""
         except SemprobeError as error:
             scored, why = None, str(error)
+        rows, used = self.study.rows(), self.study.used()
         concepts = [
-            {"name": name, **_progress(desks.negatives(self.study, name)),
+            {"name": name, **_progress(desks.negatives(self.study, name, rows, used)),
              "latents": self._best(scored, name, answers) if scored and name in scored.concepts else []}
             for name in self.study.concepts
         ]  # fmt: skip
@@ -124,7 +126,7 @@ class Page:
     def _best(self, scored: Scored, concept: str, answers: list[Answer]) -> list[dict[str, Any]]:
         said = wanted(answers, concept, set(scored.scores["latent"].values.tolist()))
         return [
-            {**row, "standing": standing(said.get(row["latent"], ()))}
+            {**row, "verdicts": sum(bool(one.verdict) for one in said.get(row["latent"], ()))}
             for row in numbers(scored.scores, concept, {*self.best(scored, concept), *said})
         ]
 
@@ -133,13 +135,14 @@ class Page:
     def judge(self, body: dict[str, Any]) -> dict[str, Any]:
         """Give a picture a verdict, unless it has another one by now than the page knows of.
 
-        An undone verdict comes with the name and the time of the one before.
+        Where one is undone, the one before comes back with its name, its time and its criteria.
         """
-        given, path, verdict, was, at = (taken(body, name, str) for name in ("concept", "path", "verdict", "was", "at"))
+        given, path, verdict, was = (taken(body, name, str) for name in ("concept", "path", "verdict", "was"))
         by, concept = check_reviewer(taken(body, "by", str)), self.study.check_concept(given)
-        if at and not _is_time(at):
-            raise DataError(f"{at[:40]!r} is no time as the manifest has it")
-        self.study.set_verdict(path, concept, verdict, by, was=was, at=at)
+        before = {name: taken(body, name, str) for name in ("at", "criteria") if name in body}
+        if before.get("at") and not _is_time(before["at"]):
+            raise DataError(f"{before['at'][:40]!r} is no time as the manifest has it")
+        self.study.set_verdict(path, concept, verdict, by, was=was, label="negative", **before)
         return desks.negatives(self.study, concept)
 
     def replace(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -230,8 +233,8 @@ class Page:
         return {
             "scored": scored.id, "mine": shown, "seen": {one.field: one.id for one in changes if one.reviewer == who},
             "others": [_answer(one) for one in others if mine.verdict], "hidden": 0 if mine.verdict else len(others),
-            "history": [_change(one) for one in changes if mine.verdict or one.reviewer == who][-_HISTORY:],
-            "agreement": [one._asdict() for one in self.reviews.kappa(concept, blinded=blinded)],
+            "history": _history([one for one in changes if mine.verdict or one.reviewer == who]),
+            "agreement": [one._asdict() for one in self.reviews.kappa(concept, blinded=blinded) if mine.verdict],
             "unblinded": self._unblinded(scored, concept, who) if blinded else None,
         }  # fmt: skip
 
@@ -254,7 +257,7 @@ class Page:
             )
         by, name, seen = (taken(body, key, kind) for key, kind in (("by", str), ("field", str), ("seen", int)))
         if not 0 <= seen < 1 << 62:
-            raise DataError(f"there is no change {seen:.3g}")
+            raise DataError("there is no such change")
         if blinded and name == "verdict" and self._unblinded(scored, concept, check_reviewer(by)):
             raise DataError("blinded verdicts are final once all are given: what the latents are has been told")
         if name in PICTURES:
@@ -294,9 +297,10 @@ class Page:
 
 def _is_time(text: str) -> bool:
     try:
-        return datetime.fromisoformat(text).tzinfo is not None
+        datetime.fromisoformat(text)
     except ValueError:
         return False
+    return True
 
 
 def taken(body: dict[str, Any], name: str, kind: type[Any]) -> Any:
@@ -330,6 +334,15 @@ def _progress(found: dict[str, Any]) -> dict[str, Any]:
 
 def _answer(one: Answer) -> dict[str, Any]:
     return {"reviewer": one.reviewer, "at": one.at, **{name: getattr(one, name) for name in FIELDS}}
+
+
+def _history(changes: list[Change]) -> list[dict[str, Any]]:
+    """The last changes; older ones in short, since every second of typing is one."""
+    told = [_change(one) for one in changes[-_HISTORY:]]
+    for one in told[:-_WHOLE]:
+        if len(one.get("value", "")) > _SHORT:
+            one["value"] = one["value"][:_SHORT] + " …"
+    return told
 
 
 def _change(one: Change) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from semprobe import desks
-from semprobe.errors import SemprobeError
+from semprobe.errors import SemprobeError, StudyLocked
 from semprobe.jsonable import jsonable
 from semprobe.manifest import MAX_CELL
 from semprobe.review_page import Page
@@ -131,7 +131,6 @@ def make_app(page: Page, *, token: str, hosts: tuple[str, ...]) -> Starlette:
     start = f"/{token}"
     routes = [
         Route(start + "/", lambda request: HTMLResponse(page.render("index.html", root="", **page.overview()))),
-        Route(start + "/alive", lambda request: Response(status_code=204)),
         Route(start + "/static/{name}", _static),
         Route(start + "/negatives/{concept}", _negatives_page(page)),
         Route(start + "/latents/{concept}/{which}", _latent_page(page)),
@@ -148,7 +147,7 @@ def make_app(page: Page, *, token: str, hosts: tuple[str, ...]) -> Starlette:
     ]  # fmt: skip
     return Starlette(
         routes=routes, middleware=[Middleware(Guard, token=token, hosts=hosts)],
-        exception_handlers={SemprobeError: _told, HTTPException: _told},
+        exception_handlers={SemprobeError: _told, HTTPException: _told, OSError: _told},
     )  # fmt: skip
 
 
@@ -161,8 +160,13 @@ def _json(value: Any) -> JSONResponse:
 
 def _told(request: Request, error: Exception) -> Response:
     """What went wrong, as JSON to the page's script and as a page to a person."""
-    status, text = (error.status_code, error.detail) if isinstance(error, HTTPException) else (409, str(error))
-    if "/api/" in request.url.path:
+    if isinstance(error, HTTPException):
+        status, text = error.status_code, error.detail
+    elif isinstance(error, OSError) and not isinstance(error, SemprobeError):
+        status, text = 503, f"{error.filename or 'the disk'}: {error.strerror or error}"
+    else:
+        status, text = 503 if isinstance(error, StudyLocked) else 409, str(error)
+    if request.url.path.split("/")[2:3] == ["api"]:
         return JSONResponse({"error": text}, status_code=status)
     return PlainTextResponse(f"{text}\n", status_code=status)
 
@@ -199,7 +203,7 @@ def _latent_page(page: Page) -> Endpoint:
         return HTMLResponse(page.render(
             "latent.html", root="../../", concept=concept, which=which, latent=None if blinded else latent, best=best,
             blind=len(blind), place=blind.index(latent) + 1 if blinded else 0, verdicts=VERDICTS,
-            texts=[(name, FIELDS[name]) for name in TEXTS], scored=scored.id,
+            texts=[(name, FIELDS[name]) for name in TEXTS], longest=MAX_CELL, scored=scored.id,
             notices=page.notices(scored, page.answers(concept, latent, blinded)),
             first=int(known.min()), last=int(known.max()),
         ))  # fmt: skip

@@ -17,7 +17,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from semprobe.errors import StudyError
+from semprobe.errors import StudyError, StudyLocked
 from semprobe.manifest import MAX_CELL
 
 VERSION = 1
@@ -183,7 +183,7 @@ class Reviews:
             yield
         except sqlite3.OperationalError as error:
             if "locked" in str(error) or "busy" in str(error):
-                raise StudyError(
+                raise StudyLocked(
                     f"{self.path}: is locked by another program, nothing was written; close what has it open"
                 ) from error
             raise StudyError(f"{self.path}: can't be used ({error}); is its folder there, and may it be written?") \

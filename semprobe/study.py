@@ -295,7 +295,7 @@ class Study:
 
     def set_verdict(
         self, path: str, concept: str, verdict: str, by: str, *, criteria: str | None = None, was: str | None = None,
-        at: str = "",
+        at: str = "", label: str | None = None,
     ) -> None:  # fmt: skip
         """Give an image the verdict of a person who looked at it.
 
@@ -315,6 +315,8 @@ class Study:
             The verdict that `by` knows of; with another one in the row nothing is changed. Any, if not given.
         at
             When it was given, in UTC; now, if empty.
+        label
+            What the row has to be, positive or negative. Any, if not given.
 
         Raises
         ------
@@ -328,8 +330,9 @@ class Study:
         with self.locked():
             columns, rows = manifest.read(self.manifest)
             found = [row for row in rows if (row["path"], row["concept"]) == (path, concept)]
-            if not found:
-                raise StudyError(f"{self.manifest}: has no row of {path[:100]!r} for concept {concept[:100]!r}")
+            if not found or label not in (None, found[0]["label"]):
+                what = f"no {label or ''} row".replace("  ", " ")
+                raise StudyError(f"{self.manifest}: has {what} of {path[:100]!r} for concept {concept[:100]!r}")
             there = found[0]["verdict"]
             if was is not None and was != there:
                 who = found[0]["verified_by"]

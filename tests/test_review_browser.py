@@ -176,6 +176,7 @@ def test_negatives_are_judged_by_keys_alone(desk: Desk) -> None:
     press(page, "k")  # replaced by the next of the order
     expect(page.locator("#strip li")).to_have_count(7)
     expect(page.locator("#progress")).to_have_text("1 of 6 looked at; 1 rejected")
+    expect(page.locator("#notes")).not_to_contain_text("missing")
     press(page, "u")
     until(lambda: sorted(verdicts(desk.study)), ["", "", "", "", "accepted", "rejected", "unsure"])
     page.keyboard.press("z")
@@ -225,6 +226,10 @@ def test_a_verdict_of_another_window_is_not_overwritten(desk: Desk) -> None:
     expect(second.locator("#status")).to_contain_text("Ada made it unsure meanwhile")
     expect(second.locator("#about")).to_contain_text("unsure by Ada")
     assert verdicts(desk.study).count("accepted") == 0
+    expect(second.locator("#undo")).to_be_disabled()  # of what was refused nothing can be undone
+    second.keyboard.press("z")
+    second.wait_for_timeout(300)
+    assert verdicts(desk.study).count("unsure") == 1
     desk.complaints = [one for one in desk.complaints if "409" not in one]
 
 
@@ -298,13 +303,73 @@ def test_two_windows_on_one_latent_lose_nothing(desk: Desk) -> None:
     expect(first.locator("#status")).to_contain_text("Saved")
     second.get_by_label("Failure modes").fill("in snow")
     expect(second.locator("#failure_modes-conflict")).to_contain_text("at night")
+    second.get_by_label("Failure modes").fill("in snow, too")
     second.get_by_role("button", name="Add it below").click()
-    until(lambda: desk.answers(latent).failure_modes, "in snow\nat night")
+    until(lambda: desk.answers(latent).failure_modes, "in snow, too\nat night")
     first.bring_to_front()
     first.evaluate("window.dispatchEvent(new Event('focus'))")
-    expect(first.get_by_label("Failure modes")).to_have_value("in snow\nat night")
+    expect(first.get_by_label("Failure modes")).to_have_value("in snow, too\nat night")
     with Reviews(desk.study.reviews) as reviews:
-        assert [one.value for one in reviews.history()] == ["at night", "in snow", "in snow\nat night"]
+        said = [one.value for one in reviews.history()]
+    assert said[:2] == ["at night", "in snow"]
+    assert said[-1] == "in snow, too\nat night"
+
+
+def test_leaving_saves_every_field(desk: Desk) -> None:
+    latent, page = desk.latent()
+    page.get_by_label("validated", exact=True).check()
+    page.get_by_label("Caveats").fill("one")
+    page.get_by_label("Hypothesis").fill("two")
+    page.locator(".chooser a").nth(1).click()
+    page.wait_for_url(f"**/{best(desk.study, 'ball', 1)}")
+    said = desk.answers(latent)
+    assert (said.verdict, said.caveats, said.hypothesis) == ("validated", "one", "two")
+    expect(page.locator("#unsaved")).to_be_hidden()
+    _, other = desk.latent()
+    for name, text in (("Caveats", "three"), ("Hypothesis", "four"), ("Edge cases", "five")):
+        other.get_by_label(name).fill(text)
+    other.close()
+    until(lambda: [getattr(desk.answers(latent), name) for name in ("caveats", "hypothesis", "edge_cases")],
+          ["three", "four", "five"])  # fmt: skip
+
+
+def test_arrow_keys_pass_over_verdicts(desk: Desk) -> None:
+    latent, page = desk.latent()
+    page.locator("[name=verdict]").first.focus()
+    page.keyboard.press("ArrowDown")
+    page.wait_for_timeout(1500)
+    assert desk.answers(latent).verdict == ""
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    until(lambda: desk.answers(latent).verdict, "unclear")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Tab")  # going on is a decision, too
+    until(lambda: desk.answers(latent).verdict, "rejected")
+
+
+def test_a_picture_that_is_gone_is_told(desk: Desk) -> None:
+    page = desk.open("negatives/ball", by="")
+    until(lambda: page.evaluate("document.querySelector('#picture').naturalWidth > 0"), True)
+    path = page.evaluate("document.querySelectorAll('#strip img')[2].src").split("/")[-1].split("?")[0]
+    (desk.study.folder / "images" / path).unlink()
+    page.reload()
+    for _ in range(2):
+        page.locator("#next").click()
+    expect(page.locator("#status")).to_contain_text("is in the manifest and not on the disk")
+    desk.forgive()
+    desk.complaints = [one for one in desk.complaints if "409" not in one]
+
+
+def test_a_browser_without_storage_works(desk: Desk) -> None:
+    forbid = "Object.defineProperty(window, '%s', {get() { throw new DOMException('no', 'SecurityError'); }});"
+    page = desk.context.new_page()
+    page.add_init_script("".join(forbid % name for name in ("localStorage", "sessionStorage")))
+    latent = best(desk.study, "ball")
+    page.goto(desk.url + f"latents/ball/{latent}")
+    page.locator("#reviewer").fill("Ada")
+    page.locator("#reviewer").blur()
+    page.get_by_label("Caveats").fill("kept by the server alone")
+    until(lambda: desk.answers(latent).caveats, "kept by the server alone")
 
 
 def test_a_reviewer_who_leaves_while_typing_keeps_the_words(desk: Desk) -> None:
@@ -435,7 +500,7 @@ def test_verdict_others_and_kappa(desk: Desk) -> None:
     page.locator("#history summary").click()
     expect(page.locator("#history li").first).to_contain_text("Ada")
     desk.open("", by="")
-    expect(desk.context.pages[-1].locator("body")).to_contain_text("disputed")
+    expect(desk.context.pages[-1].locator("tbody tr").first.locator("td").last).to_have_text("2")
 
 
 def test_numbers_and_any_latent(desk: Desk) -> None:

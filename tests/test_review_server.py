@@ -132,7 +132,7 @@ def quoted(concept: str) -> str:
     ],
 )
 def test_strangers_are_refused(site: Site, start: str, headers: dict[str, str]) -> None:
-    for path in ("", "static/review.js", "alive"):
+    for path in ("", "static/review.js", "api/verdict"):
         status, data, _ = site.ask(path, start=start, **headers)
         assert status == 403
         assert data.startswith(b"refused: ")
@@ -205,7 +205,8 @@ def test_the_overview_tells_what_was_done(site: Site) -> None:
     answer(site.study, "Ben", "t-shirt", latent, verdict="rejected")
     text = site.ask("")[1].decode()
     assert "6 used: 0 accepted, 0 unsure, 6 not looked at. 1 rejected" in text
-    assert "disputed" in text
+    assert text.count('<td class="n">2</td></tr>') == 1, "how many gave a verdict, and not which"
+    assert "disputed" not in text
     assert "Ada and Ben, open: 1 latent judged by both; Cohen’s kappa 0.00" in text
     for concept in CONCEPTS:
         assert f'href="latents/{quoted(concept)}/{best(site.study, concept)}"' in text
@@ -316,12 +317,43 @@ def test_what_somebody_else_said_meanwhile_is_not_overwritten(pool: Site) -> Non
     assert (found["verdict"], found["verified_by"]) == ("rejected", "Ada")
 
 
-def test_an_undone_verdict_has_its_own_name_and_time_again(pool: Site) -> None:
+def test_an_undone_verdict_has_its_own_name_time_and_criteria_again(pool: Site) -> None:
     row = pool.json("negatives/wheel")["rows"][0]
     before = judged(pool, row, "accepted", by="Ben")["rows"][0]
+    assert before["criteria"] == "no wheel"
+    pool.study.set_criteria("wheel", "no wheel, not even partly")
+    assert judged(pool, before, "rejected")["rows"][0]["criteria"] == "no wheel, not even partly"
+    came = {"by": "Ben", "at": before["verified_at"], "criteria": before["criteria"]}
+    assert judged(pool, {**row, "verdict": "rejected"}, "accepted", **came)["rows"][0] == before
     judged(pool, before, "rejected")
-    after = judged(pool, {**row, "verdict": "rejected"}, "accepted", by="Ben", at=before["verified_at"])["rows"][0]
-    assert after == before
+    by_hand = {**came, "at": "2026-11-24"}  # as a person writes it into the manifest
+    assert judged(pool, {**row, "verdict": "rejected"}, "accepted", **by_hand)["rows"][0]["verified_at"] == "2026-11-24"
+
+
+def test_positives_are_not_judged(pool: Site) -> None:
+    table = pool.study.manifest
+    table.write_text(table.read_text().replace('"negative"', '"positive"'))
+    body = {"concept": "wheel", "path": pool.study.rows()[0]["path"], "verdict": "rejected", "was": "", "by": "Ada"}
+    assert "no negative row" in pool.json("verdict", body, 409)["error"]
+
+
+def test_a_full_disk_is_told_and_tried_again(pool: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: Any) -> None:
+        raise OSError(28, "No space left on device", "manifest.csv")
+
+    row = pool.json("negatives/wheel")["rows"][0]
+    monkeypatch.setattr("semprobe.study.write_atomically", full)
+    assert judged(pool, row, "accepted", 503) == {"error": "manifest.csv: No space left on device"}
+
+
+def test_a_long_history_is_told_in_short(site: Site) -> None:
+    path, seen = f"answers/t-shirt/{best(site.study, 't-shirt')}", 0
+    for at in range(40):
+        change = {"by": "Cay", "field": "caveats", "value": f"{at} " + "x" * 5000, "seen": seen}
+        seen = site.json(path, change)["id"]
+    told = [one["value"] for one in site.json(f"{path}?by=Cay")["history"]]
+    assert [len(one) > 5000 for one in told] == [False] * 20 + [True] * 20
+    assert told[0] == "0 " + "x" * 298 + " …"
 
 
 def test_a_pool_that_is_gone_or_empty_loses_no_verdict(pool: Site) -> None:
@@ -338,7 +370,7 @@ def test_a_pool_that_is_gone_or_empty_loses_no_verdict(pool: Site) -> None:
 @pytest.mark.parametrize(
     "change",
     [{"verdict": "maybe"}, {"path": "images/../study.json"}, {"path": 3}, {"concept": "boat"}, {"by": " "},
-     {"by": "\u202e"}, {"verdict": None}, {"at": "yesterday"}, {"at": "2026-11-24"}, {"was": "accepted"}],
+     {"by": "\u202e"}, {"verdict": None}, {"at": "yesterday"}, {"at": 3}, {"was": "accepted"}],
 )  # fmt: skip
 def test_verdicts_that_are_none_change_nothing(pool: Site, change: dict[str, Any]) -> None:
     before = pool.study.manifest.read_bytes()
@@ -396,7 +428,7 @@ def test_a_locked_file_is_told_and_nothing_lost(site: Site) -> None:
     other.execute("BEGIN EXCLUSIVE")
     value = {"by": "Ada", "field": "caveats", "value": "x", "seen": 0}
     path = f"answers/t-shirt/{best(site.study, 't-shirt')}"
-    assert "locked by another program" in site.json(path, value, status=409)["error"]
+    assert "locked by another program" in site.json(path, value, status=503)["error"], "503: the page tries again"
     other.execute("ROLLBACK")
     other.close()
     site.json(path, value)

@@ -1,13 +1,14 @@
 // The form of a latent: saved as it is typed, every change a row; what other windows wrote is never overwritten unseen.
 
-import {ask, byId, draftKey, el, onReviewer, picture, readDraft, reviewer, say, tellDrafts, time, writeDraft} from "./review.js";
+import {ask, byId, draftKey, dropDraft, el, onReviewer, picture, readDraft, reviewer, say, tellDrafts, time, writeDraft} from "./review.js";
 
 const TEXTS = [...document.querySelectorAll("#form textarea")].map((one) => one.id);
 const FIELDS = ["verdict", ...TEXTS];
 const PICTURES = ["pictures_for", "pictures_against"];
 const WAIT = 300; // ms after the last key
 const LONGEST = 800; // ms after the first key that is not saved
-const PONDER = 1000; // ms for a verdict, since arrow keys pass over others
+const PONDER = 1000; // ms for a verdict by a click, which may have missed
+const NEVER = 2 ** 31 - 1; // ms: arrow keys pass over verdicts that are not meant, so that theirs is saved when one goes on
 const AGAIN = 2000; // ms after a failure
 
 /** Fills in and saves the form of the latent at `here`; `scored` says of which scores this page is. */
@@ -15,11 +16,14 @@ export function follow(here, concept, scored) {
   const seen = {}; // id of the last change of each field that this window knows
   const timers = new Map(); // of fields that are not saved yet
   const since = {}; // when the first of a field's unsaved keys was pressed
+  const waiting = new Set(); // fields with an old draft that a person has yet to decide on
+  const onWay = new Map(); // what of each field is being saved now
   const touched = {}; // how often a field was typed in or saved here
   const picked = {pictures_for: [], pictures_against: []};
   const pickers = []; // buttons on pictures
   let whose = ""; // whose answers are in the form; nobody's until they are there
   let running = Promise.resolve();
+  let [asked, told] = [0, 0]; // forms asked for, and the last one that was taken: an older answer comes too late
 
   const key = (field, by = whose) => draftKey(location.pathname, by, field);
   const value = (field) => (field === "verdict" ? document.querySelector("[name=verdict]:checked")?.value ?? "" : byId(field).value);
@@ -36,7 +40,7 @@ export function follow(here, concept, scored) {
 
   function save(field, wait = WAIT) {
     touch(field);
-    writeDraft(key(field), {value: value(field), seen: seen[field] ?? 0, scored});
+    if (!waiting.has(field)) writeDraft(key(field), {value: value(field), seen: seen[field] ?? 0, scored});
     since[field] ??= Date.now();
     clearTimeout(timers.get(field));
     const left = wait === WAIT ? Math.max(0, Math.min(wait, since[field] + LONGEST - Date.now())) : wait;
@@ -44,21 +48,33 @@ export function follow(here, concept, scored) {
     say("…");
   }
 
-  function send(field) {
+  function send(field, before = running) {
     clearTimeout(timers.get(field));
     delete since[field];
     const [by, text] = [whose, value(field)];
-    running = running.then(async () => {
+    onWay.set(field, text);
+    running = before.then(async () => {
       try {
         const found = await ask(`answers/${here}`, {by, field, value: text, seen: seen[field] ?? 0, scored});
-        if (readDraft(key(field, by))?.value === text) localStorage.removeItem(key(field, by));
+        if (readDraft(key(field, by))?.value === text) dropDraft(key(field, by));
         if (by === whose) saved(field, text, found);
       } catch (error) {
         say(`NOT saved (${field.replaceAll("_", " ")}): ${error.message}${error.down ? " Trying again." : ""}`, true);
-        if (by === whose) timers.set(field, setTimeout(() => send(field), AGAIN));
+        if (by === whose) refused(field, error.down);
         tellDrafts();
+      } finally {
+        onWay.delete(field);
       }
     });
+  }
+
+  /** Tries again what can still succeed; words that can't be saved stay where they are, a verdict does not. */
+  function refused(field, down) {
+    if (down) return void timers.set(field, setTimeout(() => send(field), AGAIN));
+    timers.delete(field);
+    if (field !== "verdict") return;
+    dropDraft(key(field));
+    load();
   }
 
   function saved(field, text, found) {
@@ -84,13 +100,14 @@ export function follow(here, concept, scored) {
       });
       return button;
     };
-    const take = field === "verdict" ? text : [value(field), text].filter(Boolean).join("\n");
+    const take = () => (field === "verdict" ? text : [value(field), text].filter(Boolean).join("\n"));
     box.replaceChildren(el("p", {textContent: why}), el("blockquote", {textContent: text || "(nothing)"}),
-      decide(field === "verdict" ? "Take that" : "Add it below", () => { fill(field, take); save(field, 0); }), decide("Keep this", () => {}));
+      decide(field === "verdict" ? "Take that" : "Add it below", () => { fill(field, take()); save(field, 0); }), decide("Keep this", () => {}));
     box.hidden = false;
   }
 
-  const flush = () => { for (const field of [...timers.keys()]) send(field); };
+  const unsent = () => [...timers.keys()].filter((field) => onWay.get(field) !== value(field));
+  const flush = () => { for (const field of unsent()) send(field, Promise.resolve()); }; // each at once: the page may be gone
 
   // pictures
 
@@ -158,10 +175,12 @@ export function follow(here, concept, scored) {
     byId("nobody").hidden = by !== "";
     if (!by) return;
     const before = {...touched};
+    const mine = ++asked;
     try {
       await running;
       const found = await ask(`answers/${here}?by=${encodeURIComponent(by)}`);
-      if (by !== reviewer()) return;
+      if (by !== reviewer() || mine < told) return;
+      told = mine;
       if (found.scored !== scored) throw new Error("this study was scored anew; copy what you need and load this page again");
       whose = by;
       byId("fields").disabled = false;
@@ -192,7 +211,10 @@ export function follow(here, concept, scored) {
 
   /** Words that were typed and not known to be saved: saved already, to be saved now, or a person has to say. */
   function restore(field, draft, found) {
-    const drop = () => localStorage.removeItem(key(field));
+    const drop = () => {
+      dropDraft(key(field));
+      waiting.delete(field);
+    };
     const mine = found.history.filter((one) => one.field === field && one.reviewer === whose && one.value !== undefined);
     if (draft.value === found.mine[field] || mine.some((one) => one.value === draft.value && one.id > draft.seen)) return drop();
     if (draft.scored === scored && (found.seen[field] ?? 0) <= draft.seen) {
@@ -200,6 +222,7 @@ export function follow(here, concept, scored) {
       return save(field, 0);
     }
     const why = draft.scored === scored ? "Typed in this browser and never saved; there are newer words:" : "Typed in this browser before the study was scored anew, and never saved:";
+    waiting.add(field);
     return offer(field, why, draft.value, drop);
   }
 
@@ -233,12 +256,34 @@ export function follow(here, concept, scored) {
   // events
 
   for (const field of TEXTS) byId(field).addEventListener("input", () => { grow(byId(field)); save(field); });
-  for (const radio of document.querySelectorAll("[name=verdict]")) radio.addEventListener("change", () => save("verdict", PONDER));
+  let arrow = false;
+  for (const radio of document.querySelectorAll("[name=verdict]")) {
+    radio.addEventListener("keydown", (event) => {
+      arrow = event.key.startsWith("Arrow");
+      if ((event.key === "Enter" || event.key === " ") && timers.has("verdict")) send("verdict");
+    });
+    radio.closest("label").addEventListener("pointerdown", () => { arrow = false; });
+    radio.addEventListener("change", () => {
+      save("verdict", arrow ? NEVER : PONDER);
+      if (arrow) say("Enter saves this verdict, and so does going on.");
+    });
+    radio.addEventListener("blur", (event) => {
+      if (event.relatedTarget?.name !== "verdict" && timers.has("verdict")) send("verdict");
+    });
+  }
   byId("form").addEventListener("submit", (event) => event.preventDefault());
   onReviewer(change);
   document.addEventListener("visibilitychange", () => (document.hidden ? flush() : load()));
   window.addEventListener("focus", load);
   window.addEventListener("pagehide", flush);
+  document.addEventListener("click", async (event) => {
+    const link = event.target.closest("a[href]");
+    if (!link || !timers.size || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    for (const field of unsent()) send(field);
+    await Promise.race([running, new Promise((then) => { setTimeout(then, AGAIN); })]);
+    location.href = link.href;
+  });
   byId("fields").disabled = true;
   load();
   return {picks, mark};

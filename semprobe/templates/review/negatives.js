@@ -23,8 +23,11 @@ function take(found) {
   const next = rows.findIndex(open);
   if (next >= 0 && (at < 0 || !byId("finished").hidden)) at = next; // a replacement came after the last one
   if (at < 0 && rows.length) at = 0;
-  if (found.missing) note(`${found.missing} pictures are missing: the pool has no more, or it is not there.`);
   show();
+}
+
+function lack({missing}) {
+  if (missing) note(`Pictures that are missing: ${missing}. The pool has no more, or it is not there.`);
 }
 
 function note(text) {
@@ -81,24 +84,28 @@ function go(place) {
   show();
 }
 
-/** Saves a verdict: `was` is what this window knows of the picture, `by` and `at` who gave the new one and when. */
-function send(path, verdict, was, by = reviewer(), at = "") {
+/** Saves a verdict: `was` is what this window knows of the picture, `before` who gave an undone one, when and by what. */
+function send(path, verdict, was, before = {}) {
   pending.set(path, verdict);
   queue = queue.then(async () => {
     try {
-      const found = await ask("verdict", {concept, path, verdict, was, by, at});
+      const found = await ask("verdict", {concept, path, verdict, was, by: reviewer(), ...before});
       if (pending.get(path) === verdict) pending.delete(path);
       say(`Saved: ${WORDS[verdict]}`);
       take(found);
       if (verdict === "rejected") replace();
     } catch (error) {
       pending.delete(path);
+      const undone = done.findLastIndex((one) => one.path === path && one.gave === verdict);
+      if (undone >= 0) done.splice(undone, 1);
       say(`NOT saved: ${error.message}`, true);
-      await ask(`negatives/${encodeURIComponent(concept)}`).then(take, () => {});
+      await reload();
       go(rows.findIndex((row) => row.path === path));
     }
   });
 }
+
+const reload = () => ask(`negatives/${encodeURIComponent(concept)}`).then(take, () => {});
 
 /** Has rejected pictures replaced, while people go on; once more if another was rejected meanwhile. */
 async function replace() {
@@ -110,7 +117,8 @@ async function replace() {
     try {
       const found = await ask("replace", {concept});
       found.notes.forEach(note);
-      take(found);
+      lack(found);
+      queue = queue.then(reload); // and not what was found: verdicts may have come since
     } catch (error) {
       note(`No replacement yet: ${error.message}`);
     }
@@ -123,7 +131,7 @@ function judge(verdict) {
   if (!row || !named()) return;
   const image = byId("picture");
   if (!image.complete || !image.naturalWidth) return say("The picture is not there yet.", true);
-  done.push({...row});
+  done.push({...row, gave: verdict});
   send(row.path, verdict, row.verdict);
   Object.assign(row, {verdict, verified_by: reviewer(), verified_at: ""});
   const next = [...rows.keys()].map((k) => (at + 1 + k) % rows.length).find((k) => open(rows[k]));
@@ -132,16 +140,24 @@ function judge(verdict) {
 }
 
 function undo() {
-  const last = done.pop();
-  if (!last || !named()) return;
+  if (!done.length || !named()) return;
+  const {gave, ...last} = done.pop();
   at = rows.findIndex((row) => row.path === last.path);
-  send(last.path, last.verdict, rows[at].verdict, last.verdict ? last.verified_by : reviewer(), last.verdict ? last.verified_at : "");
+  const before = last.verdict ? {by: last.verified_by || reviewer(), at: last.verified_at, criteria: last.criteria} : {};
+  send(last.path, last.verdict, gave, before);
   Object.assign(rows[at], last);
   show();
 }
 
 for (const button of document.querySelectorAll("[data-verdict]")) button.addEventListener("click", () => judge(button.dataset.verdict));
 byId("undo").addEventListener("click", undo);
+byId("picture").addEventListener("error", async () => {
+  const [image, path] = [byId("picture"), rows[at]?.path];
+  if (!path || image.dataset.path !== path) return;
+  const told = await fetch(image.src).then((answer) => (answer.ok ? "the browser can't show it" : answer.text()), () => "semprobe review does not answer");
+  say(`This picture can't be shown: ${told.trim()}`, true);
+  delete image.dataset.path; // to be tried again
+});
 byId("previous").addEventListener("click", () => go(at - 1));
 byId("next").addEventListener("click", () => go(at + 1));
 onKeys({
@@ -150,5 +166,5 @@ onKeys({
 });
 
 window.addEventListener("beforeunload", (event) => { if (pending.size) event.preventDefault(); });
-ask(`negatives/${encodeURIComponent(concept)}`).then(take, (error) => say(error.message, true));
+ask(`negatives/${encodeURIComponent(concept)}`).then((found) => { lack(found); take(found); }, (error) => say(error.message, true));
 named();

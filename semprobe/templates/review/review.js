@@ -8,10 +8,20 @@ const status = byId("status");
 const NAME = "semprobe reviewer";
 const DRAFT = "semprobe draft ";
 
-/** The browser's storage may be full or forbidden: what is kept there is only a second copy. */
-function keep(storage, name, value) {
+/** The browser's storage, which may be full or forbidden: what is kept there is only a second copy. */
+function storage(kind) {
   try {
-    storage.setItem(name, value);
+    return window[kind];
+  } catch {
+    return {getItem: () => null, setItem() {}, removeItem() {}};
+  }
+}
+
+const [session, local] = [storage("sessionStorage"), storage("localStorage")];
+
+function keep(where, name, value) {
+  try {
+    where.setItem(name, value);
   } catch {
     // the server has it, or the status says that it was not saved
   }
@@ -19,12 +29,12 @@ function keep(storage, name, value) {
 
 // the name: a window's own first, so that two people can share a browser
 
-who.value = sessionStorage.getItem(NAME) || localStorage.getItem(NAME) || body.dataset.by;
+who.value = session.getItem(NAME) || local.getItem(NAME) || body.dataset.by;
 let name = who.value.trim();
 who.addEventListener("change", () => {
   name = who.value.trim();
-  keep(sessionStorage, NAME, name);
-  keep(localStorage, NAME, name);
+  keep(session, NAME, name);
+  keep(local, NAME, name);
 });
 
 /** Who sits here; a name that is still being typed does not count. */
@@ -53,17 +63,19 @@ export const draftKey = (path, by, field) => DRAFT + JSON.stringify([path, by, f
 
 export function readDraft(key) {
   try {
-    return JSON.parse(localStorage.getItem(key));
+    return JSON.parse(local.getItem(key));
   } catch {
     return null;
   }
 }
 
-export const writeDraft = (key, value) => keep(localStorage, key, JSON.stringify(value));
+export const writeDraft = (key, value) => keep(local, key, JSON.stringify(value));
+
+export const dropDraft = (key) => local.removeItem(key);
 
 /** Says on every page where unsaved words are waiting: of other latents, or of somebody else. */
 export function tellDrafts() {
-  const found = Object.keys(localStorage).filter((key) => key.startsWith(DRAFT))
+  const found = Object.keys(local).filter((key) => key.startsWith(DRAFT))
     .map((key) => JSON.parse(key.slice(DRAFT.length)))
     .filter(([path, by]) => path !== location.pathname || by !== name);
   byId("unsaved").hidden = found.length === 0;
@@ -75,7 +87,7 @@ export function tellDrafts() {
 
 // requests
 
-/** An answer of the server, or an Error with its words; `down` where it did not answer. */
+/** An answer of the server, or an Error with its words; `down` where it may answer later. */
 export async function ask(path, value) {
   const text = value === undefined ? null : JSON.stringify(value);
   let answer;
@@ -87,7 +99,7 @@ export async function ask(path, value) {
     throw Object.assign(new Error("semprobe review does not answer; is it still running?"), {down: true});
   }
   const found = await answer.json().catch(() => ({error: `the server answered ${answer.status}`}));
-  if (!answer.ok) throw new Error(found.error);
+  if (!answer.ok) throw Object.assign(new Error(found.error), {down: answer.status === 503});
   return found;
 }
 
