@@ -339,7 +339,7 @@ def fill(writer: Writer, lazy: xr.Dataset, what: str, *, workers: int | None, qu
 
     todo = writer.missing()
     images = lazy.sizes["image"]
-    with progress(images, what, quiet) as update:
+    with writer, progress(images, what, quiet) as update:
         update(images - sum(stop - start for start, stop in todo))
         for start, stop in todo:
             part = lazy.isel(image=slice(start, stop))
@@ -347,7 +347,7 @@ def fill(writer: Writer, lazy: xr.Dataset, what: str, *, workers: int | None, qu
             with dask_threads(stop - start, update, workers):  # straight to its place: putting together would double it
                 da.store([one.data for one in part.values()], list(found.values()), lock=False)
             writer.write(start, found)
-    writer.complete()
+        writer.complete()
 
 
 class Clock:

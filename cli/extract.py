@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -133,13 +134,14 @@ def run(
     confounds.check_equal_pixels(good, workers=workers or cores())
     filled = extraction.template(good, backbone, dtype=dtype, cls=cls)
     shard = stores.images_per_shard(per_image, good.sizes["image"])
-    writers = {}
-    for layer, path in outputs.items():
-        settings = _common.provenance(backbone=backbone.describe(layer), dtype=dtype, batch=batch, cls=cls)
-        writers[layer] = stores.create(
-            path, filled, kind="activations", shard=shard, provenance=settings, overwrite=overwrite
-        )
-    with _common.progress(good.sizes["image"], "extracting", quiet) as update:
+    with ExitStack() as under_way:
+        writers = {}
+        for layer, path in outputs.items():
+            settings = _common.provenance(backbone=backbone.describe(layer), dtype=dtype, batch=batch, cls=cls)
+            writers[layer] = under_way.enter_context(stores.create(
+                path, filled, kind="activations", shard=shard, provenance=settings, overwrite=overwrite
+            ))  # fmt: skip
+        update = under_way.enter_context(_common.progress(good.sizes["image"], "extracting", quiet))
         extraction.extract(good, backbone, writers, batch=batch, workers=workers, dtype=dtype, cls=cls, done=update)
     return {
         "stores": list(outputs.values()), "layers": list(outputs), "images": good.sizes["image"],

@@ -48,12 +48,16 @@ class Place:
         return json.loads(self.fs.cat_file(self.join(key)))
 
     def write_json(self, key: str, value: Any) -> None:
+        """Write a JSON file whole or not at all."""
+        self.write(key, json.dumps(value, indent=2).encode())
+
+    def write(self, key: str, data: bytes) -> None:
         """Write a file whole or not at all: local files by rename, objects by a single put."""
-        data = json.dumps(value, indent=2).encode()
         if not self.local:
             self.fs.pipe_file(self.join(key), data)
             return
         aside = self.join(f"{key}.{uuid.uuid4().hex}.partial")
+        os.makedirs(os.path.dirname(aside), exist_ok=True)
         with open(aside, "wb") as file:
             file.write(data)
         os.replace(aside, self.join(key))

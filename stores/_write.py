@@ -8,6 +8,7 @@ that is killed leaves whole regions and nothing else, and the same command goes 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import uuid
 import warnings
@@ -19,6 +20,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 import zarr
+from zarr.storage import MemoryStore
 
 from semprobe.errors import StoreCorrupt, StoreError, StoreExists, StoreMismatch
 from semprobe.stores._layout import FORMAT_VERSION, encoding
@@ -73,7 +75,10 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
 
 
 class Writer:
-    """A store under way: tells which regions are missing, writes them, and completes the store."""
+    """A store under way: tells which regions are missing, writes them, and completes the store.
+
+    As a context, one that an error leaves without any region is taken away again.
+    """
 
     def __init__(self, place: Place, streamed: dict[str, zarr.Array], run: str) -> None:
         self.place = place
@@ -81,6 +86,23 @@ class Writer:
         first = next(iter(streamed.values()))
         self.images = int(first.shape[0])
         self.shard = int((first.shards or first.chunks)[0])
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        if kind is not None:
+            with self.place.locked(), _named(self.place):
+                self._let_go()
+
+    def _let_go(self) -> None:
+        waiting = self.place.read_json(TEMPLATE) if self.place.exists(TEMPLATE) else {}
+        shards = tuple(f"{name}/c/" for name in self._arrays)
+        if waiting.get("run") != self._run or any(key.startswith(shards) for key in sizes(self.place)):
+            return
+        self.place.remove()
+        if waiting["replaces"]:
+            self.place.sibling(REPLACED).move_to(self.place)
 
     def _check_ours(self) -> None:
         """Two runs on one store would mix their numbers: the one that came last has it."""
@@ -178,18 +200,20 @@ def _set_up(place: Place, template: xr.Dataset, streamed: set[str], shard: int, 
     run = uuid.uuid4().hex
     waiting = {"attributes": template.attrs, "run": run, "replaces": replaces, "ready": False}
     try:
-        place.fs.makedirs(place.root, exist_ok=True)
         place.write_json(TEMPLATE, waiting)  # first of all, so that a kill leaves nothing that is not known as ours
-        _write_template(place, template, streamed, shard)
+        files = _files_of(template, streamed, shard)
+        written = json.loads(files.pop(ROOT))["attributes"]  # with what xarray adds, such as the names of coordinates
+        for name, data in files.items():
+            place.write(name, data)
     except OSError as error:
         raise StoreError(f"{place}: the store can't be set up: {error.strerror or error}") from error
-    written = place.read_json(ROOT)["attributes"]  # with what xarray adds, such as the names of coordinates
-    place.remove(ROOT)
     place.write_json(TEMPLATE, {**waiting, "attributes": written, "ready": True})
     return run
 
 
-def _write_template(place: Place, template: xr.Dataset, streamed: set[str], shard: int) -> None:
+def _files_of(template: xr.Dataset, streamed: set[str], shard: int) -> dict[str, bytes]:
+    """Everything but the shards, made in memory: on disk, the root's metadata would open as a store at once."""
+    files: dict[str, Any] = {}
     placeholders = {
         name: (v.dims, da.zeros(v.shape, dtype=v.dtype, chunks=(shard, *v.shape[1:])), v.attrs)
         for name, v in ((name, template[name].variable) for name in streamed)
@@ -197,14 +221,15 @@ def _write_template(place: Place, template: xr.Dataset, streamed: set[str], shar
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
         template.assign(placeholders).to_zarr(
-            place.url,
-            mode="a",
+            MemoryStore(files),
+            mode="w",
             compute=False,
             consolidated=False,
             zarr_format=3,
             encoding=encoding(template, streamed, shard),
             write_empty_chunks=True,
         )
+    return {name: data.to_bytes() for name, data in files.items()}
 
 
 def _is_empty(place: Place) -> bool:

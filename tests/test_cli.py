@@ -332,6 +332,7 @@ def test_a_full_disk_is_told_before_and_meanwhile(
     monkeypatch.setattr("zarr.Array.__setitem__", full)
     message = "a.zarr: images 0 to 6 can't be written: No space left on device"
     _fails(run, "extract", pictures, "-o", out, *RANDOM, message=message)
+    assert not out.exists()
     monkeypatch.undo()
     run("extract", pictures, "-o", out, *RANDOM)
 

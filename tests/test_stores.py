@@ -250,6 +250,36 @@ def test_a_full_disk_is_told_with_the_stores_name(tmp_path: Path, monkeypatch: p
         writer.complete()
 
 
+def test_nothing_opens_while_a_store_is_set_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, seen = stores.Place.write, []
+
+    def watched(place: stores.Place, key: str, data: bytes) -> None:
+        write(place, key, data)
+        seen.append((key, (tmp_path / "a.zarr" / "zarr.json").exists()))
+
+    monkeypatch.setattr(stores.Place, "write", watched)
+    _create(tmp_path / "a.zarr")
+    assert len(seen) > 10
+    assert not any(there for _, there in seen)
+
+
+def test_an_error_before_the_first_region_leaves_nothing(tmp_path: Path, store: Path) -> None:
+    for path, options in ((tmp_path / "b.zarr", {}), (store, {"overwrite": True})):
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(ZeroDivisionError), _create(path, **options):
+            raise ZeroDivisionError
+        assert sorted(tmp_path.rglob("*")) == before, "and the old store is back"
+    stores.open_store(store)
+    with pytest.raises(ZeroDivisionError), _create(tmp_path / "b.zarr") as writer:
+        start, stop = writer.regions()[1]
+        writer.write(start, {"patch_sum": _values(start, stop)})
+        raise ZeroDivisionError
+    with _create(tmp_path / "b.zarr") as writer:
+        assert writer.regions()[1] not in writer.missing()
+        _fill(writer)
+    stores.open_store(tmp_path / "b.zarr")
+
+
 def test_other_variables_are_other_settings(tmp_path: Path) -> None:
     _create(tmp_path / "a.zarr")
     more = _template().assign(patch_max=_template()["patch_sum"])
@@ -389,7 +419,7 @@ def test_unwritable_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize(
     ("per_image", "images", "expected"),
-    [(602_112, 10_000, 96), (602_112, 20, 32), (98_304, 10_000, 640), (200_000_000, 100, 16), (1, 1, 16)],
+    [(602_112, 10_000, 48), (602_112, 20, 32), (98_304, 10_000, 320), (200_000_000, 100, 16), (1, 1, 16)],
 )
-def test_shards_hold_about_64_mb(per_image: int, images: int, expected: int) -> None:
+def test_shards_hold_about_32_mb(per_image: int, images: int, expected: int) -> None:
     assert stores.images_per_shard(per_image, images) == expected
