@@ -114,8 +114,9 @@ def run(
     if random_weights is not None:
         _common.say(f"RANDOM WEIGHTS (seed {random_weights}): the activations mean nothing; for trying things out only")
     outputs = {layer: output.replace("{layer}", str(layer)) for layer in backbone.layers}
-    for path in outputs.values():
-        stores.check_output(path, overwrite)
+    made = [stores.check_output(path, overwrite or len(outputs) > 1) == "complete" for path in outputs.values()]
+    if all(made):
+        stores.check_output(next(iter(outputs.values())), overwrite)
     per_image = (backbone.patches + cls) * backbone.features * (2 if dtype == "float16" else 4)
     place = stores.Place(next(iter(outputs.values())))
     total = per_image * found.sizes["image"] * len(outputs)
@@ -138,6 +139,8 @@ def run(
         writers = {}
         for layer, path in outputs.items():
             settings = _common.provenance(backbone=backbone.describe(layer), dtype=dtype, batch=batch, cls=cls)
+            if len(outputs) > 1 and not overwrite and stores.is_made(path, filled, settings):
+                continue  # by a run that was stopped between the layers
             writers[layer] = under_way.enter_context(stores.create(
                 path, filled, kind="activations", shard=shard, provenance=settings, overwrite=overwrite
             ))  # fmt: skip

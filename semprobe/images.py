@@ -380,13 +380,14 @@ def inspect_all(
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Grey with more than 8 bits, by its high byte, as Pillow reduces 16-bit colour."""
+    """Grey with more than 8 bits, by its high byte, as Pillow reduces colour; 32 bits that hold 8 as they are."""
     values = np.asarray(image)
     if values.dtype.kind == "f" or values.min() < 0 or values.max() > 65535:
         raise ValueError(
             f"grey values of {image.mode} from {values.min()} to {values.max()}; save it with 8 or 16 bits"
         )
-    return Image.fromarray((values.astype(np.uint16) >> 8).astype(np.uint8))
+    eight = image.mode == "I" and values.max() <= 255
+    return Image.fromarray((values if eight else values.astype(np.uint16) >> 8).astype(np.uint8))
 
 
 def _deep(image: Image.Image) -> bool:

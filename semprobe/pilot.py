@@ -7,6 +7,7 @@ not find what is not.
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,6 +70,8 @@ def draw_set(folder: Path, *, each: int = 20, seed: int = 0, done: Callable[[int
     pathlib.Path
         The manifest.
     """
+    for name in ("images", "masks"):
+        shutil.rmtree(folder / name, ignore_errors=True)  # of an earlier pilot, which may have drawn more
     rows = []
     for concept in PARTS:
         wanted = {"positive": each, "negative": each}

@@ -234,10 +234,19 @@ class SAE:
         -------
         numpy.ndarray
             (..., latent) float32.
+
+        Raises
+        ------
+        SAEError
+            Another number of features.
         """
         from semprobe.kernel import codes
 
         rows = np.asarray(block, dtype=np.float32)
+        if rows.ndim == 0 or rows.shape[-1] != self.width:
+            raise SAEError(
+                f"{self.path or 'the SAE'} reads {self.width} features, and this block has shape {rows.shape}"
+            )
         flat = rows.reshape(-1, 1, rows.shape[-1])
         return codes(flat, self).reshape(*rows.shape[:-1], self.latents)
 

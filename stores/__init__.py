@@ -5,7 +5,7 @@ from semprobe.stores._paths import Place
 from semprobe.stores._read import open_store, verify
 from semprobe.stores._saev_files import is_shards
 from semprobe.stores._turned import Turned
-from semprobe.stores._write import Writer, check_output, create, differences, write_whole
+from semprobe.stores._write import Writer, check_output, create, differences, is_made, write_whole
 
 __all__ = [
     "FORMAT_VERSION",
@@ -18,6 +18,7 @@ __all__ = [
     "create",
     "differences",
     "images_per_shard",
+    "is_made",
     "is_shards",
     "open_store",
     "verify",

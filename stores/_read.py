@@ -51,7 +51,7 @@ def check_version(place: Place, attributes: dict[str, Any]) -> str:
     kind, version = (form.get("kind"), form.get("version")) if isinstance(form, dict) else (form, None)
     if not isinstance(kind, str) or kind not in REQUIRED:
         raise StoreError(f"{place}: unknown kind of store {kind!r}; known are {', '.join(REQUIRED)}")
-    if type(version) is not int or version < 1 or not isinstance(attributes.get("provenance", {}), dict):
+    if type(version) is not int or version < 1 or not isinstance(attributes.get("provenance"), dict):
         raise StoreCorrupt(f"{place}: format version {version!r} or its provenance is not as semprobe writes it")
     if version > FORMAT_VERSION:
         raise StoreError(

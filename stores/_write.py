@@ -264,6 +264,27 @@ def check_output(path: str | os.PathLike[str], overwrite: bool = False) -> str:
     return "complete"
 
 
+def is_made(path: str | os.PathLike[str], template: xr.Dataset, provenance: Mapping[str, Any]) -> bool:
+    """Whether the complete store that is here is the one that :func:`create` would begin with these settings.
+
+    Raises
+    ------
+    StoreExists
+        It is another one; the message says what differs.
+    """
+    place = Place(path)
+    attributes = root_attributes(place) or {}
+    if not attributes or not is_complete(place, attributes):
+        return False
+    streamed = {str(name) for name, variable in template.variables.items() if variable.chunks is not None}
+    differs = differences(attributes["provenance"], _provenance(template, streamed, provenance))
+    if differs:
+        raise StoreExists(
+            f"{place}: a complete store with other settings is here: {'; '.join(differs)}. --overwrite replaces it"
+        )
+    return True
+
+
 class _Found(NamedTuple):
     """What making way for a store found."""
 

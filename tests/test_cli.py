@@ -78,6 +78,14 @@ def test_several_layers_and_cls(pictures: Path, tmp_path: Path, run: Run) -> Non
         data = stores.open_store(tmp_path / f"a-{layer}.zarr")
         assert data["cls"].shape == (7, 64)
         assert data.attrs["provenance"]["backbone"]["layer"] == layer
+    again = ("extract", pictures, "-o", tmp_path / "a-{layer}.zarr", *RANDOM, *layers)
+    _fails(run, *again, "--cls", message="is complete; --overwrite replaces it")
+    shutil.rmtree(tmp_path / "a-5.zarr")  # as if it had been killed between the two
+    _fails(run, *again, message="settings is here: cls: True in the store, False now")
+    before = (tmp_path / "a-1.zarr" / "zarr.json").stat().st_mtime_ns
+    run(*again, "--cls")
+    assert stores.open_store(tmp_path / "a-5.zarr")["cls"].shape == (7, 64)
+    assert (tmp_path / "a-1.zarr" / "zarr.json").stat().st_mtime_ns == before
 
 
 def test_manifest_columns_reach_the_scores_input(pictures: Path, tmp_path: Path, run: Run) -> None:

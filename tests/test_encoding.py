@@ -193,6 +193,8 @@ def test_what_does_not_fit_is_refused() -> None:
     data, sae = make_activations(), make_sae(features=9)
     with pytest.raises(SAEError, match="reads 9 features, and these activations have 8"):
         semprobe.patch_sum(data["activations"], sae)
+    with pytest.raises(SAEError, match=r"reads 9 features, and this block has shape \(2, 8\)"):
+        sae.encode(np.zeros((2, 8)))
     with pytest.raises(DataError, match="dims"):
         semprobe.encode(data["activations"].rename(patch="token"), make_sae())
     with pytest.raises(DataError, match="found Dataset, expected a DataArray"):

@@ -148,6 +148,8 @@ def test_grey_in_8_and_16_bits_agree(tmp_path: Path) -> None:
     sixteen = _read(tmp_path, "16.png", Image.fromarray(grey.astype(np.uint16) * 256 + 255))
     assert (eight == sixteen).all()
     assert (eight == grey[..., None]).all()
+    assert (_read(tmp_path, "32.tif", Image.fromarray(grey.astype(np.int32))) == eight).all(), "8 bits in 32"
+    assert (_read(tmp_path, "33.tif", Image.fromarray(grey.astype(np.int32) * 256 + 255)) == eight).all(), "16 in 32"
 
 
 def test_alpha_is_composited_on_white_and_recorded(tmp_path: Path) -> None:

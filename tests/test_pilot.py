@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,3 +140,7 @@ def test_the_whole_experiment(tmp_path: Path, run: Callable[..., Result]) -> Non
     assert semprobe.open_store(tmp_path / "out" / "scores.zarr").sizes["concept"] == len(PARTS)
     again = run("pilot", tmp_path / "out", "--quiet", code=1)
     assert "--overwrite" in again.stderr
+    stray = tmp_path / "out" / "images" / "wheel-positive" / "999.png"
+    shutil.copy(next(stray.parent.iterdir()), stray)  # of an earlier, larger one
+    pilot.draw_set(tmp_path / "out", each=1)
+    assert not stray.exists()

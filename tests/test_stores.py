@@ -359,6 +359,9 @@ def test_newer_and_unknown_stores(store: Path, tmp_path: Path) -> None:
         _edit_root(store, semprobe_format=damaged)
         with pytest.raises(StoreCorrupt, match="not as semprobe writes it"):
             stores.open_store(store)
+    _edit_root(store, semprobe_format={"kind": "latents", "version": 1}, provenance=None)
+    with pytest.raises(StoreCorrupt, match="not as semprobe writes it"):
+        stores.open_store(store)
     _edit_root(store, semprobe_format={"kind": "cake", "version": 1})
     with pytest.raises(StoreError, match="unknown kind of store 'cake'"):
         stores.open_store(store)
