@@ -2,7 +2,7 @@
 
     python benchmarks/score_floor.py                       # 64 and 256 images, ReLU and TopK
     python benchmarks/score_floor.py --images 256 --kind relu --rounds 5
-    python benchmarks/score_floor.py --memory              # peak memory at 200 and 1,000 images
+    python benchmarks/score_floor.py --memory              # peak memory of the command at 200 and 1,000 images
 
 A round runs the floor, then the product, on the same threads; the ratio is taken within the round, so that it holds
 when the machine's speed drifts. The product opens the store, loads the SAE from disk and scores every latent for two
@@ -29,6 +29,7 @@ import xarray as xr
 
 import semprobe
 from semprobe import stores
+from semprobe.cli import main as semprobe_command
 from semprobe.images import cores
 
 
@@ -108,13 +109,13 @@ def compare(images: int, kind: str, rounds: int, patches: int, features: int, la
 
 
 def peak(images: int, kind: str, patches: int, features: int, latents: int) -> float:
-    """Peak resident memory in MB of a process that scores a store."""
+    """Peak resident memory in MB of the whole command, tests of the scores and all."""
     with tempfile.TemporaryDirectory() as folder:
         store, sae = Path(folder, "acts.zarr"), Path(folder, "sae.pt")
         make_store(store, images, patches, features)
         make_sae(sae, features, latents, kind)
         command = [sys.executable, __file__, "--child", str(store), str(sae)]
-        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
 @click.command(help=__doc__)
@@ -131,7 +132,9 @@ def main(
     memory: bool, child: tuple[str, str] | None,
 ) -> None:  # fmt: skip
     if child:
-        product(Path(child[0]), Path(child[1]))
+        store, sae = child
+        command = ["score", store, "--sae", sae, "-o", f"{store}.scores", "--quiet"]
+        semprobe_command(command, standalone_mode=False)
         click.echo(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
         return
     for kind in kinds:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -308,6 +309,8 @@ def dask_threads(total: int, update: Callable[[int], None], workers: int | None)
     import dask
     from dask.callbacks import Callback
 
+    from semprobe.images import cores
+
     lock = threading.Lock()
     shown = 0
 
@@ -320,7 +323,11 @@ def dask_threads(total: int, update: Callable[[int], None], workers: int | None)
             update(max(0, now - shown))
             shown = max(shown, now)
 
-    with dask.config.set(scheduler="threads", num_workers=workers), Callback(posttask=done):
+    with (
+        ThreadPoolExecutor(workers or cores()) as pool,  # dask's own would keep the kernel's buffers for ever
+        dask.config.set(scheduler="threads", pool=pool),
+        Callback(posttask=done),
+    ):
         yield
     update(total - shown)
 
