@@ -155,7 +155,7 @@ class Writer:
         except OSError as error:
             raise StoreError(
                 f"{self.place}: images {start} to {stop - 1} can't be written: {error.strerror or error}. "
-                "What was written before is kept: the same command goes on from there"
+                "Regions that were written before are kept, and the same command goes on with the others"
             ) from error
 
     def complete(self) -> None:
