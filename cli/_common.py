@@ -344,9 +344,9 @@ def fill(writer: Writer, lazy: xr.Dataset, what: str, *, workers: int | None, qu
     import dask.array as da
     import numpy as np
 
-    todo = writer.missing()
     images = lazy.sizes["image"]
     with writer, progress(images, what, quiet) as update:
+        todo = writer.missing()
         update(images - sum(stop - start for start, stop in todo))
         for start, stop in todo:
             part = lazy.isel(image=slice(start, stop))

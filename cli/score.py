@@ -155,6 +155,8 @@ def run(
     _check_fits(data, sae, sweep)
     place, size = stores.Place(output), _bytes(data, sae, permutations, sweep)
     aside = 0 if sweep or "tp" in data else _sums_bytes(data, sae)
+    if "channels" in baselines and aside:  # and their negatives
+        aside = max(aside, 2 * 4 * data.sizes["image"] * data.sizes["feature"])
     if _common.forecast(place, size, guess, "scores", aside=aside, dry_run=dry_run, as_json=as_json, quiet=quiet):
         return None, {}
     if "tp" in data:
@@ -263,7 +265,7 @@ def _measured(
         return score_sums(found, **how)
     with Turned(place, (images, latents), sums.dtype, latents_at_once(images, sums.dtype.itemsize)) as turned:
         with _common.computing(images, what, workers, quiet):
-            da.store(da.asarray(sums.data), turned, lock=False)
+            da.store(da.asarray(sums.data).rechunk({1: -1}), turned, lock=False)
         again = score_sums(lazy.assign(patch_sum=(sums.dims, turned.lazy())), **how)
         with _common.computing(latents, "ranking", workers, quiet, "latent"):
             return again.compute()

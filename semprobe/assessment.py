@@ -127,8 +127,11 @@ def outcomes(scores: xr.Dataset, concept: str, latent: int) -> xr.DataArray:
     DataError
         The scores do not hold their predictions.
     """
-    rows, fires = fired(scores, concept)
-    fires = fires[:, scores["latent"].values == latent].compute(scheduler="synchronous")
+    wanted = scores["latent"].values == latent
+    if "threshold" in scores:  # of sums, one column is enough; a byte of bits holds eight latents
+        scores, wanted = scores.isel(latent=wanted), wanted[wanted]
+    rows, lazy = fired(scores, concept)
+    fires = lazy[:, wanted].compute(scheduler="synchronous")
     positive = scores["label"].sel(concept=concept).values[rows] == POSITIVE
     found = np.where(positive, np.where(fires[:, 0], "tp", "fn"), np.where(fires[:, 0], "fp", "tn")).astype(object)
     return xr.DataArray(found, dims="image", coords={"image": scores["image"].values[rows]}, name="outcome")
@@ -157,7 +160,7 @@ def _held_out(scores: xr.Dataset, splits: int, seed: int) -> xr.Dataset:
         fires = xr.DataArray(predictions, dims=("image", "latent"), coords={"latent": numbers})
         label = scores["label"].sel(concept=[concept]).isel(image=rows).transpose("image", "concept")
         plain = xr.DataArray(label.values, dims=label.dims, coords={"concept": [concept]})
-        found.append(held_out_f1(fires, plain, splits=splits, seed=seed).compute())
+        found.append(held_out_f1(fires, plain, splits=splits, seed=seed).compute(scheduler="synchronous"))
     return xr.concat(found, "concept").assign_coords(concept=scores["concept"])
 
 

@@ -67,7 +67,7 @@ def pack(predictions: np.ndarray) -> np.ndarray:
 
 def unpack(bits: np.ndarray, latents: int) -> da.Array:
     """The reverse of `pack`: (image, latent) bool, lazy in blocks of latents, since it is eight times as large."""
-    packed = da.from_array(bits, chunks=(-1, _BYTES))
+    packed = da.from_array(bits, chunks=(-1, _BYTES), name=False)
     wide = tuple(8 * size for size in packed.chunks[1])
     found = packed.map_blocks(np.unpackbits, axis=-1, chunks=(packed.chunks[0], wide), dtype=np.uint8)
     return found[:, :latents].astype(bool)

@@ -159,18 +159,18 @@ def permuted_labels(label: np.ndarray, strata: np.ndarray, number: int, seed: li
     numpy.ndarray
         (word, permutation) uint64, 64 images a word as :func:`semprobe.predictions.words` has them; 1 for positive.
     """
-    rng = np.random.default_rng(seed)
+    rng, numbers = np.random.default_rng(seed), np.unique(strata)
+    own = [rng] if len(numbers) == 1 else rng.spawn(len(numbers))  # so that blocks of permutations change nothing
+    groups = [(np.flatnonzero(strata == one), each) for one, each in zip(numbers, own, strict=True)]
     found = np.zeros((-(-len(label) // 64), number), np.uint64)
-    for stratum in np.unique(strata):
-        here = np.flatnonzero(strata == stratum)
-        positives = int(label[here].sum())
-        block = max(1, _CELLS // len(label))
-        for start in range(0, number, block):  # the same numbers as all at once, in less memory
-            some = min(block, number - start)
-            order = rng.random((some, len(here))).argsort(1)[:, :positives]
-            dealt = np.zeros((len(label), some), bool)
+    block = max(1, _CELLS // len(label))
+    for start in range(0, number, block):
+        some = min(block, number - start)
+        dealt = np.zeros((len(label), some), bool)
+        for here, each in groups:
+            order = each.random((some, len(here))).argsort(1)[:, : int(label[here].sum())]
             dealt[here[order].T, np.arange(some)] = True
-            found[:, start : start + some] |= words(dealt)
+        found[:, start : start + some] = words(dealt)
     return found
 
 
@@ -331,7 +331,7 @@ def tried(scores: xr.Dataset, concept: str) -> tuple[np.ndarray, da.Array]:
     rows, values = _kept(scores, concept)
     if "threshold" not in scores:
         return rows, unpack(values, scores.sizes["latent"])
-    sums = da.from_array(values, chunks=(-1, _AT_ONCE))
+    sums = da.from_array(values, chunks=(-1, _AT_ONCE), name=False)
     return rows, da.concatenate([sums > cut for cut in cuts(values)], axis=1)
 
 
@@ -340,7 +340,8 @@ def fired(scores: xr.Dataset, concept: str) -> tuple[np.ndarray, da.Array]:
     rows, values = _kept(scores, concept)
     if "threshold" not in scores:
         return rows, unpack(values, scores.sizes["latent"])
-    return rows, da.from_array(values, chunks=(-1, _AT_ONCE)) > scores["threshold"].sel(concept=concept).values
+    sums = da.from_array(values, chunks=(-1, _AT_ONCE), name=False)
+    return rows, sums > scores["threshold"].sel(concept=concept).values
 
 
 def _kept(scores: xr.Dataset, concept: str) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import dask.array as da
 import numpy as np
@@ -33,8 +35,9 @@ class Turned:
     def __init__(self, beside: Place, shape: tuple[int, int], dtype: np.dtype, width: int) -> None:
         self.shape, self.dtype, self.ndim, self._width = shape, np.dtype(dtype), 2, width
         self._folder = beside.folder()
-        self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - closed with this object
         self._lock = threading.Lock()
+        with self._told():
+            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - closed with this object
 
     def __enter__(self) -> Turned:
         return self
@@ -49,26 +52,35 @@ class Turned:
     def _blocks(self) -> list[tuple[int, int]]:
         return [(at, min(at + self._width, self.shape[1])) for at in range(0, self.shape[1], self._width)]
 
-    def __setitem__(self, key: tuple[slice, slice], rows: np.ndarray) -> None:
-        """Write all latents of some images, which is what `dask.array.store` does."""
-        first = key[0].start or 0
+    @contextmanager
+    def _told(self) -> Iterator[None]:
         try:
-            for start, stop in self._blocks():
-                with self._lock:
-                    self._file.seek(self._at(first, start, stop))
-                    self._file.write(np.ascontiguousarray(rows[:, start:stop]).data)
+            yield
         except OSError as error:
+            where = self._folder or tempfile.gettempdir()
             raise StoreError(
-                f"{self._folder}: a temporary file of patch sums can't be written: {error.strerror or error}"
+                f"{where}: a temporary file of patch sums can't be used there: {error.strerror or error}"
             ) from error
+
+    def __setitem__(self, key: tuple[slice, slice], rows: np.ndarray) -> None:
+        """Write all latents of some images, which is what `dask.array.store` does with chunks of whole rows."""
+        first = key[0].start or 0
+        if rows.shape[1] != self.shape[1]:
+            raise ValueError(f"found {rows.shape[1]} latents, expected all {self.shape[1]} of some images")
+        with self._lock, self._told():
+            for start, stop in self._blocks():
+                self._file.seek(self._at(first, start, stop))
+                self._file.write(np.ascontiguousarray(rows[:, start:stop]).data)
+            self._file.flush()  # or a full disk would be told by whoever comes next
 
     def __getitem__(self, key: tuple[slice, slice]) -> np.ndarray:
         """Read all images of one block of latents."""
         start, stop = key[1].start, key[1].stop
         found = np.empty((self.shape[0], stop - start), self.dtype)
-        with self._lock:
+        with self._lock, self._told():
             self._file.seek(self._at(0, start, stop))
-            self._file.readinto(found.data)
+            if self._file.readinto(found.data) != found.nbytes:
+                raise OSError("it is shorter than what was written")
         return found
 
     def lazy(self) -> da.Array:

@@ -100,9 +100,7 @@ class Writer:
         shards = tuple(f"{name}/c/" for name in self._arrays)
         if waiting.get("run") != self._run or any(key.startswith(shards) for key in sizes(self.place)):
             return
-        self.place.remove()
-        if waiting["replaces"]:
-            self.place.sibling(REPLACED).move_to(self.place)
+        _give_back(self.place, bool(waiting.get("replaces")))
 
     def _check_ours(self) -> None:
         """Two runs on one store would mix their numbers: the one that came last has it."""
@@ -177,6 +175,13 @@ def _named(place: Place) -> Iterator[None]:
         if isinstance(error, StoreError):
             raise
         raise StoreError(f"{place}: can't be written: {error.strerror or error}") from error
+
+
+def _give_back(place: Place, replaces: bool) -> None:
+    """Leave a place as it was before a store was begun there."""
+    place.remove()
+    if replaces:
+        place.sibling(REPLACED).move_to(place)
 
 
 def _finish(place: Place) -> None:
@@ -389,7 +394,11 @@ def _begin(
         place.remove()
     form = {"kind": kind, "version": FORMAT_VERSION}
     marked = template.assign_attrs(semprobe_format=form, state="writing", provenance=provenance)
-    return _set_up(place, marked, streamed, shard, found.replaces)
+    try:
+        return _set_up(place, marked, streamed, shard, found.replaces)
+    except BaseException:
+        _give_back(place, found.replaces)
+        raise
 
 
 def _differs(attributes: Mapping[str, Any], kind: str, provenance: Mapping[str, Any]) -> list[str]:
@@ -432,7 +441,5 @@ def _write_whole(
         _finish(place)
     except BaseException:
         if not is_complete(place, root_attributes(place) or {}):
-            place.remove()
-            if found.replaces:
-                place.sibling(REPLACED).move_to(place)
+            _give_back(place, found.replaces)
         raise

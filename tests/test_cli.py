@@ -16,7 +16,10 @@ import zarr
 from click.testing import Result
 from PIL import Image
 
-from semprobe import stores
+import semprobe
+from semprobe import baselines, stores
+from semprobe.assessment import score_sums
+from semprobe.scoring import labelled
 from tests.conftest import MODEL, draw, write_saev
 
 Run = Callable[..., Result]
@@ -86,6 +89,25 @@ def test_several_layers_and_cls(pictures: Path, tmp_path: Path, run: Run) -> Non
     run(*again, "--cls")
     assert stores.open_store(tmp_path / "a-5.zarr")["cls"].shape == (7, 64)
     assert (tmp_path / "a-1.zarr" / "zarr.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_baselines_of_the_command_are_those_of_the_library(
+    workers: int, acts: Path, sae_file: Path, tmp_path: Path, run: Run
+) -> None:
+    asked = ("--baseline", "channels", "--baseline", "random-sae", "--workers", workers)
+    run("score", acts, "--sae", sae_file, "-o", tmp_path / "s.zarr", *asked)
+    found, data = stores.open_store(tmp_path / "s.zarr"), labelled(stores.open_store(acts))
+    sae, values = semprobe.load_sae(sae_file), data["activations"]
+    drawn = semprobe.patch_sum(values, baselines.random_sae(values, sae, seed=0))
+    channels, random = (
+        score_sums(sums.to_dataset(name="patch_sum").assign_coords(label=data["label"]).compute())
+        for sums in (baselines.channel_sums(values), drawn)
+    )
+    for name in ("f1", "auroc"):
+        expected = baselines.best_of_both(f"channel_{name}", channels[name])
+        np.testing.assert_array_equal(found[f"channel_{name}"], expected)
+    np.testing.assert_array_equal(found["random_sae_f1"], random["f1"])
 
 
 def test_manifest_columns_reach_the_scores_input(pictures: Path, tmp_path: Path, run: Run) -> None:

@@ -161,8 +161,8 @@ def test_numbers_of_images_around_the_size_of_a_word_and_a_byte(images: int) -> 
 @given(cells=st.integers(1, 500))
 def test_labels_dealt_do_not_depend_on_how_they_are_cut(cells: int) -> None:
     label, strata = np.arange(23) % 3 == 0, np.arange(23) % 2
-    rng, whole = np.random.default_rng([1, 2]), np.zeros((23, 40), bool)
-    for one in (0, 1):  # as all at once
+    whole = np.zeros((23, 40), bool)
+    for one, rng in enumerate(np.random.default_rng([1, 2]).spawn(2)):  # as all at once
         here = np.flatnonzero(strata == one)
         order = rng.random((40, len(here))).argsort(1)[:, : label[here].sum()]
         whole[here[order].T, np.arange(40)] = True

@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import multiprocessing
+import re
 import shutil
+import tempfile
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dask.array as da
@@ -248,6 +251,66 @@ def test_a_full_disk_is_told_with_the_stores_name(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(stores._write.Place, "write_json", full)
     with pytest.raises(StoreError, match=r"a\.zarr: can't be written: No space left on device"):
         writer.complete()
+
+
+def test_a_disk_that_fills_while_a_store_is_set_up(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = stores.Place.write
+
+    def full(place: stores.Place, key: str, data: bytes) -> None:
+        if key.startswith("label"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(place, key, data)
+
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr(stores.Place, "write", full)
+    for path, options in ((tmp_path / "b.zarr", {}), (store, {"overwrite": True})):
+        with pytest.raises(StoreError, match="can't be set up: No space left on device"):
+            _create(path, **options)
+        assert sorted(tmp_path.rglob("*")) == before, "and the old store is back"
+
+
+@pytest.mark.parametrize("width", [1, 8, 13, 100])
+def test_what_comes_by_image_goes_by_latent(width: int, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).random((70, 29), dtype=np.float32)
+    asked: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        real = tempfile.TemporaryFile
+        patch.setattr(tempfile, "TemporaryFile", lambda **where: asked.append(where["dir"]) or real(**where))
+        turned = stores.Turned(stores.Place(tmp_path / "not" / "there.zarr"), values.shape, values.dtype, width)
+    assert asked == [str(tmp_path)], "on the output's disk"
+    with turned:
+        da.store(da.from_array(values, chunks=(9, -1)), turned, lock=False, scheduler="threads", num_workers=4)
+        assert turned.lazy().chunks[1][0] == min(width, 29)
+        np.testing.assert_array_equal(turned.lazy().compute(scheduler="threads", num_workers=4), values)
+        with pytest.raises(ValueError, match="expected all 29 of some images"):
+            da.store(da.from_array(values, chunks=(9, 16)), turned, lock=False, scheduler="synchronous")
+        assert list(tmp_path.iterdir()) == []
+    with stores.Turned(stores.Place(tmp_path / "a.zarr"), (70, 29), values.dtype, width) as turned:
+        turned[slice(0, 9), slice(None)] = values[:9]
+        with pytest.raises(StoreError, match="shorter than what was written"):
+            turned.lazy().compute(scheduler="synchronous")
+
+
+def test_a_temporary_file_that_can_not_be_made_or_written_is_told(tmp_path: Path) -> None:
+    def full(*given: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    message = f"{tmp_path}: a temporary file of patch sums can't be used there: No space left on device"
+    values = np.zeros((3, 8), np.float32)
+    with stores.Turned(stores.Place(tmp_path / "a.zarr"), (3, 8), values.dtype, 8) as turned:
+        for name in ("write", "flush"):
+            file = turned._file
+            broken: Any = SimpleNamespace(**{"seek": int, "write": len, "flush": int, name: full})
+            turned._file = broken
+            with pytest.raises(StoreError, match=re.escape(message)):
+                turned[slice(0, 3), slice(None)] = values
+            turned._file = file
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "TemporaryFile", full)
+        with pytest.raises(StoreError, match=re.escape(message)):
+            stores.Turned(stores.Place(tmp_path / "a.zarr"), (3, 8), values.dtype, 8)
 
 
 def test_nothing_opens_while_a_store_is_set_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
