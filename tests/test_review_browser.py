@@ -160,9 +160,13 @@ def until(found: Callable[[], Any], wanted: Any) -> None:
 # negatives
 
 
-def press(page: Page, key: str) -> None:
-    """A verdict on a picture that can be seen."""
+def seen(page: Page) -> None:
+    """The picture is there; without that, there is no verdict."""
     until(lambda: page.evaluate("(p => p.complete && p.naturalWidth > 0)(document.querySelector('#picture'))"), True)
+
+
+def press(page: Page, key: str) -> None:
+    seen(page)
     page.keyboard.press(key)
 
 
@@ -199,6 +203,7 @@ def test_negatives_are_judged_by_keys_alone(desk: Desk) -> None:
 def test_a_key_that_is_held_is_one_verdict(desk: Desk) -> None:
     page = desk.open("negatives/ball")
     press(page, "j")
+    seen(page)
     for _ in range(6):
         page.keyboard.down("j")
         page.wait_for_timeout(50)
@@ -322,8 +327,8 @@ def test_leaving_saves_every_field(desk: Desk) -> None:
     page.get_by_label("Hypothesis").fill("two")
     page.locator(".chooser a").nth(1).click()
     page.wait_for_url(f"**/{best(desk.study, 'ball', 1)}")
-    said = desk.answers(latent)
-    assert (said.verdict, said.caveats, said.hypothesis) == ("validated", "one", "two")
+    until(lambda: [getattr(desk.answers(latent), name) for name in ("verdict", "caveats", "hypothesis")],
+          ["validated", "one", "two"])  # fmt: skip
     expect(page.locator("#unsaved")).to_be_hidden()
     _, other = desk.latent()
     for name, text in (("Caveats", "three"), ("Hypothesis", "four"), ("Edge cases", "five")):
