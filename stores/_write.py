@@ -281,8 +281,7 @@ def is_made(path: str | os.PathLike[str], template: xr.Dataset, provenance: Mapp
     attributes = root_attributes(place) or {}
     if not attributes or not is_complete(place, attributes):
         return False
-    streamed = {str(name) for name, variable in template.variables.items() if variable.chunks is not None}
-    differs = differences(attributes["provenance"], _provenance(template, streamed, provenance))
+    differs = differences(attributes["provenance"], _provenance(template, _streamed(template), provenance))
     if differs:
         raise StoreExists(
             f"{place}: a complete store with other settings is here: {'; '.join(differs)}. --overwrite replaces it"
@@ -316,6 +315,11 @@ def _make_way(place: Place, overwrite: bool) -> _Found:
         return _Found(waiting["attributes"], replaces)
     place.remove()  # killed while it was set up: nothing worth keeping
     return _Found(replaces=replaces)
+
+
+def _streamed(template: xr.Dataset) -> set[str]:
+    """Variables that are written region by region: those that are lazy."""
+    return {str(name) for name, variable in template.variables.items() if variable.chunks is not None}
 
 
 def _provenance(template: xr.Dataset, streamed: set[str], provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -365,7 +369,7 @@ def create(
         A store with other settings is under way; the message says what differs.
     """
     place = Place(path)
-    streamed = {str(name) for name, variable in template.variables.items() if variable.chunks is not None}
+    streamed = _streamed(template)
     full = _provenance(template, streamed, provenance)
     with place.locked(), _named(place):
         run = _begin(place, template, streamed, kind, shard, full, overwrite)
