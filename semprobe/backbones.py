@@ -151,6 +151,20 @@ def _create(name: str, size: int | None, pretrained: bool) -> torch.nn.Module:
         raise BackboneError(f"model {name} can't be made: {first}") from error
 
 
+def _fetch(name: str, size: int | None, layers: tuple[int, ...]) -> torch.nn.Module:
+    """A model with the weights that its name stands for; what can't be read is refused before they are fetched."""
+    if ":" not in name:  # else what the model is stands on the hub, too
+        with torch.device("meta"):
+            _check(_create(name, size, pretrained=False), name, layers)
+    return _create(name, size, pretrained=True)
+
+
+def _check(model: torch.nn.Module, name: str, layers: tuple[int, ...]) -> tuple[int, ...]:
+    """Refuse what is no plain vision transformer, or lacks a layer; returns the layers counted from 0."""
+    _check_kind(model, name)
+    return tuple(resolve_layer(layer, len(model.blocks), name) for layer in layers)  # type: ignore[arg-type]
+
+
 def _check_kind(model: torch.nn.Module, name: str) -> None:
     if not isinstance(model, VisionTransformer | Eva | Beit) or not isinstance(model.patch_embed, PatchEmbed):
         raise BackboneError(
@@ -235,9 +249,9 @@ def load_backbone(
             model: torch.nn.Module = pilot_vit(_PILOT_WEIGHTS if pretrained else None)
             config: dict[str, Any] = dict(_PILOT_TRANSFORM)
         else:
-            model = _create(timm_name, edge, pretrained)
-            _check_kind(model, name)
+            model = _fetch(timm_name, edge, layers) if pretrained else _create(timm_name, edge, pretrained=False)
             config = resolve_model_data_config(model)
+    counted = _check(model, name, layers)
     if weights is not None:
         put_weights(model, weights)
     source = "pretrained" if pretrained else f"random, seed {random_weights}" if weights is None else Path(weights).name
@@ -250,11 +264,10 @@ def load_backbone(
     if uneven and not embed.strict_img_size:  # a model made for one size drops the rest, one for all sizes refuses
         raise BackboneError(f"model {name} has patches of {patch_pixels[0]} pixels; {transform.size} is no multiple")
     grid = embed.grid_size
-    depth = len(model.blocks)  # type: ignore[arg-type]
     return Backbone(
         model=_put_on(model.eval(), device),
         name=timm_name if pretrained else timm_name.partition(".")[0],  # the tag names weights that it does not have
-        layers=tuple(resolve_layer(layer, depth, name) for layer in layers),
+        layers=counted,
         transform=transform,
         weights=source,
         sha256=weights_sha256(model),

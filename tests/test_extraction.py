@@ -115,12 +115,23 @@ def test_what_can_not_be_a_backbone(name: str, options: dict[str, object], messa
 
 
 def test_hub_weights_that_can_not_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*args: object, **options: object) -> None:
-        raise OSError("no network")
+    import timm
+
+    real = timm.create_model
+
+    def offline(*args: object, pretrained: bool = False, **options: object) -> torch.nn.Module:
+        if pretrained:
+            raise OSError("no network")
+        return real(*args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr("timm.create_model", offline)
-    with pytest.raises(BackboneError, match="no network.*--weights.*--random-weights"):
-        load_backbone(MODEL)
+    for name in (MODEL, "hf-hub:someone/some-vit"):
+        with pytest.raises(BackboneError, match="no network.*--weights.*--random-weights"):
+            load_backbone(name)
+    with pytest.raises(BackboneError, match="is a ResNet"):  # before anything is fetched
+        load_backbone("resnet18")
+    with pytest.raises(BackboneError, match="has 6 blocks; layer 6"):
+        load_backbone(MODEL, layers=(6,))
 
 
 def test_local_weights(tmp_path: Path, backbone: Backbone) -> None:
