@@ -465,7 +465,7 @@ def test_whole_stores_are_there_or_not(tmp_path: Path, monkeypatch: pytest.Monke
     def killed(place: stores.Place) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("semprobe.stores._write._finish", killed)
+    monkeypatch.setattr("semprobe.stores._create.finish", killed)
     with pytest.raises(KeyboardInterrupt):
         stores.write_whole(path, data, kind="latents", provenance={}, overwrite=True)
     assert stores.open_store(path)["patch_sum"].shape == (IMAGES, LATENTS)  # the old one is back
