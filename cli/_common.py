@@ -281,12 +281,20 @@ def forecast(
     else:
         meanwhile = f" ({human_bytes(aside)} more meanwhile)" if aside else ""
         say(f"{what}: {human_bytes(size)} in {place}{meanwhile}, {human_seconds(seconds)}", quiet and not dry_run)
-    if free is not None and size + aside > free and not dry_run:
+    if dry_run:
+        return True
+    more = f" and {human_bytes(aside)} meanwhile" if aside else ""
+    if free is not None and size + aside > free:
         raise StoreError(
-            f"{place}: the store needs {human_bytes(size + aside)} and the disk has {human_bytes(free)} left: no "
-            "space; free some or choose another output"
+            f"{place}: the store needs {human_bytes(size)}{more}, and the disk has {human_bytes(free)} left: no space; "
+            "free some or choose another output"
         )
-    return dry_run
+    if free is None and aside > (free := shutil.disk_usage(place.folder()).free):
+        raise StoreError(
+            f"{place.folder()}: {human_bytes(aside)} are needed here meanwhile, and the disk has {human_bytes(free)} "
+            "left: no space; free some or set TMPDIR"
+        )
+    return False
 
 
 # progress
@@ -301,6 +309,10 @@ def progress(total: int, what: str, quiet: bool, unit: str = "image") -> Iterato
     width = min(100, shutil.get_terminal_size().columns)
     with tqdm(total=total, desc=what, unit=unit, disable=quiet, mininterval=every, ncols=width) as bar:
         yield bar.update
+
+
+_COMPUTING = threading.RLock()
+"""Dask's settings are the process's: two threads that set them would leave each other a pool that has ended."""
 
 
 @contextmanager
@@ -324,6 +336,7 @@ def dask_threads(total: int, update: Callable[[int], None], workers: int | None)
             shown = max(shown, now)
 
     with (
+        _COMPUTING,
         ThreadPoolExecutor(workers or cores()) as pool,  # dask's own would keep the kernel's buffers for ever
         dask.config.set(scheduler="threads", pool=pool),
         Callback(posttask=done),

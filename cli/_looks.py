@@ -142,7 +142,8 @@ class Looks:
 
         for store in (self._scores, self._latents):
             if store is not None and "patch_sum" in store:
-                return store["patch_sum"].sel(image=self._names, latent=latent).values.astype(np.float64)
+                found = store["patch_sum"].sel(image=self._names, latent=latent)
+                return found.compute(scheduler="synchronous").values.astype(np.float64)
         return np.full(len(self._names), np.nan)
 
     def _read(self, name: str) -> tuple[Image.Image, np.ndarray | None]:
@@ -179,7 +180,7 @@ def tested_scores(study: Study) -> xr.Dataset:
         raise DataError(
             f"{study.scores}: has no {', '.join(missing)}, so it was not tested; semprobe score {study.folder} does it"
         )
-    return scores.compute()
+    return scores.compute(scheduler="synchronous")
 
 
 def _opened(path: Path) -> xr.Dataset | None:

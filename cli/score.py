@@ -135,6 +135,8 @@ def run(
         raise click.UsageError(f"{csv_path} is there already; --overwrite replaces it")
     if csv_path is not None and not csv_path.absolute().parent.is_dir():
         raise click.UsageError(f"{csv_path}: there is no folder {csv_path.absolute().parent}; make it first")
+    if not math.isfinite(threshold):
+        raise click.UsageError(f"--threshold {threshold}: expected a finite number")
     if sweep and threshold != 0:
         raise click.UsageError("--threshold and --threshold-sweep exclude each other")
     for_activations = baselines or force or normalize != "none" or any(v is not None for v in options.values())
@@ -309,12 +311,20 @@ def _write_csv(path: Path, scores: xr.Dataset) -> None:
 
     names = [str(name) for name, one in scores.data_vars.items() if set(one.dims) == {"concept", "latent"}]
     aside = path.with_name(f".{path.name}.part")
-    with aside.open("w", newline="", encoding="utf-8") as file:
-        for at, concept in enumerate(scores["concept"].values):
-            here = scores[names].sel(concept=concept).isel(latent=rank(scores, str(concept), scores.sizes["latent"]))
-            rows = here.to_dataframe().reset_index().assign(concept=neutralise(str(concept)))
-            rows.to_csv(file, columns=["concept", "latent", *names], index=False, header=at == 0)
-    os.replace(aside, path)
+    try:
+        with aside.open("w", newline="", encoding="utf-8") as file:
+            for at, concept in enumerate(scores["concept"].values):
+                order = rank(scores, str(concept), scores.sizes["latent"])
+                rows = scores[names].sel(concept=concept).isel(latent=order).to_dataframe().reset_index()
+                rows = rows.assign(concept=neutralise(str(concept)))
+                rows.to_csv(file, columns=["concept", "latent", *names], index=False, header=at == 0)
+        os.replace(aside, path)
+    except OSError as error:
+        raise click.FileError(
+            str(path), f"the table can't be written, the store is: {error.strerror or error}"
+        ) from error
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 # telling

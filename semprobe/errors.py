@@ -8,6 +8,7 @@
     ├── BackboneError (ValueError)        a model, layer or weights file that can't be used
     ├── SAEError (ValueError)             a checkpoint that can't be encoded faithfully
     ├── StudyError (ValueError)           a study, or something for one, that can't be used as it is
+    │   └── StudyLocked                   another program holds a file of it just now
     ├── DataError (ValueError)            values that can't be scored: NaN, one class only
     └── StoreError (ValueError)           a store that can't be used as it is
         ├── StoreNotFound (FileNotFoundError)

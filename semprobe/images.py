@@ -344,7 +344,7 @@ def _inspect(data: bytes) -> Inspected:
     image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))  # JPEG alone: an eighth of the work
     image.load()
     if _deep(image):
-        _to_eight_bits(image)
+        _to_eight_bits(image, image.format)
     return Inspected(hashlib.sha256(data).hexdigest(), width, height, image.has_transparency_data and not _deep(image))
 
 
@@ -379,14 +379,14 @@ def inspect_all(
     return found
 
 
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Grey with more than 8 bits, by its high byte, as Pillow reduces colour; 32 bits that hold 8 as they are."""
+def _to_eight_bits(image: Image.Image, form: str | None) -> Image.Image:
+    """Grey with more than 8 bits, by its high byte, as Pillow reduces colour; 32-bit TIFFs that hold 8 as they are."""
     values = np.asarray(image)
     if values.dtype.kind == "f" or values.min() < 0 or values.max() > 65535:
         raise ValueError(
             f"grey values of {image.mode} from {values.min()} to {values.max()}; save it with 8 or 16 bits"
         )
-    eight = image.mode == "I" and values.max() <= 255
+    eight = form == "TIFF" and image.mode == "I" and values.max() <= 255
     return Image.fromarray((values if eight else values.astype(np.uint16) >> 8).astype(np.uint8))
 
 
@@ -395,9 +395,9 @@ def _deep(image: Image.Image) -> bool:
     return image.mode in ("I", "F") or image.mode.startswith("I;16")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, form: str | None) -> Image.Image:
     if _deep(image):
-        return _to_eight_bits(image).convert("RGB")
+        return _to_eight_bits(image, form).convert("RGB")
     if image.has_transparency_data:
         clear = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
@@ -438,7 +438,7 @@ def decode(name: str | os.PathLike[str], data: bytes) -> tuple[Image.Image, str]
 
     def upright(data: bytes) -> tuple[Image.Image, str]:
         opened = _open(data)
-        return _to_rgb(ImageOps.exif_transpose(opened)), str(opened.format)
+        return _to_rgb(ImageOps.exif_transpose(opened), opened.format), str(opened.format)
 
     found: tuple[Image.Image, str] = _guarded(name, data, upright)
     return found

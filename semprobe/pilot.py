@@ -69,7 +69,13 @@ def draw_set(folder: Path, *, each: int = 20, seed: int = 0, done: Callable[[int
     -------
     pathlib.Path
         The manifest.
+
+    Raises
+    ------
+    DataError
+        Something that no pilot made is in the folder.
     """
+    claim(folder)
     for name in ("images", "masks"):
         shutil.rmtree(folder / name, ignore_errors=True)  # of an earlier pilot, which may have drawn more
     rows = []

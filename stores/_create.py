@@ -19,7 +19,7 @@ from zarr.storage import MemoryStore
 from semprobe.errors import StoreError, StoreExists, StoreMismatch
 from semprobe.stores._layout import FORMAT_VERSION, encoding
 from semprobe.stores._paths import Place
-from semprobe.stores._read import REPLACED, ROOT, TEMPLATE, check_version, is_complete, root_attributes
+from semprobe.stores._read import REPLACED, ROOT, TEMPLATE, check_version, is_complete, open_store, root_attributes
 from semprobe.stores._write import Writer, finish, give_back, named
 
 _NOT_SETTINGS = {"command", "created"}  # what may differ between a run and its continuation
@@ -62,16 +62,16 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
 def _set_up(place: Place, template: xr.Dataset, streamed: set[str], shard: int, replaces: bool) -> str:
     """Write the template; returns the token of this run."""
     run = uuid.uuid4().hex
-    waiting = {"attributes": template.attrs, "run": run, "replaces": replaces, "ready": False}
+    waiting = {"attributes": template.attrs, "run": run, "replaces": replaces}
     try:
         place.write_json(TEMPLATE, waiting)  # first of all, so that a kill leaves nothing that is not known as ours
         files = _files_of(template, streamed, shard)
-        written = json.loads(files.pop(ROOT))["attributes"]  # with what xarray adds, such as the names of coordinates
+        root = json.loads(files.pop(ROOT))  # attributes with what xarray adds, such as the names of coordinates
         for name, data in files.items():
             place.write(name, data)
     except OSError as error:
         raise StoreError(f"{place}: the store can't be set up: {error.strerror or error}") from error
-    place.write_json(TEMPLATE, {**waiting, "attributes": written, "ready": True})
+    place.write_json(TEMPLATE, {**waiting, **{name: root[name] for name in ("attributes", "consolidated_metadata")}})
     return run
 
 
@@ -82,13 +82,13 @@ def _files_of(template: xr.Dataset, streamed: set[str], shard: int) -> dict[str,
         name: (v.dims, da.zeros(v.shape, dtype=v.dtype, chunks=(shard, *v.shape[1:])), v.attrs)
         for name, v in ((name, template[name].variable) for name in streamed)
     }
-    with warnings.catch_warnings():
+    with warnings.catch_warnings():  # consolidated metadata is not yet in the Zarr 3 specification
         warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
         template.assign(placeholders).to_zarr(
             MemoryStore(files),
             mode="w",
             compute=False,
-            consolidated=False,
+            consolidated=True,
             zarr_format=3,
             encoding=encoding(template, streamed, shard),
             write_empty_chunks=True,
@@ -135,11 +135,14 @@ def is_made(path: str | os.PathLike[str], template: xr.Dataset, provenance: Mapp
     ------
     StoreExists
         It is another one; the message says what differs.
+    StoreCorrupt
+        It lacks files.
     """
     place = Place(path)
     attributes = root_attributes(place) or {}
     if not attributes or not is_complete(place, attributes):
         return False
+    open_store(path)  # checks that its files are there
     differs = differences(attributes["provenance"], _provenance(template, _streamed(template), provenance))
     if differs:
         raise StoreExists(
@@ -170,7 +173,7 @@ def _make_way(place: Place, overwrite: bool) -> _Found:
         return _Found(replaces=True)
     waiting = place.read_json(TEMPLATE) if place.exists(TEMPLATE) else {}
     replaces = bool(waiting.get("replaces"))
-    if waiting.get("ready"):
+    if "consolidated_metadata" in waiting:
         return _Found(waiting["attributes"], replaces)
     place.remove()  # killed while it was set up: nothing worth keeping
     return _Found(replaces=replaces)

@@ -32,6 +32,9 @@ class Place:
             raise StoreError(f"{self.given}: this address can't be opened: {error}") from error
         self.local = isinstance(self.fs, LocalFileSystem)
         self.root = self.root.rstrip("/")
+        self._linked = self.local and os.path.islink(self.root)
+        if self._linked:  # what is done to a store is done where it is, and not to the link
+            self.root = os.path.realpath(self.root)
         self.url = self.root if self.local else self.fs.unstrip_protocol(self.root)
         """What zarr is given: absolute, so that it means the same in another process."""
 
@@ -63,7 +66,13 @@ class Place:
         os.replace(aside, self.join(key))
 
     def remove(self, *keys: str) -> None:
-        if self.exists(*keys):
+        """Delete a file, or everything; where a link leads to or a disk is mounted, all that is inside."""
+        if not self.exists(*keys):
+            return
+        if not keys and (self._linked or (self.local and os.path.ismount(self.root))):
+            for inside in os.listdir(self.root):
+                self.remove(inside)
+        else:
             self.fs.rm(self.join(*keys), recursive=True)
 
     def sibling(self, suffix: str) -> Place:
@@ -102,9 +111,9 @@ class Place:
         """Bytes of all files below."""
         return int(self.fs.du(self.root))
 
-    def folder(self) -> str | None:
-        """The folder that this lies in, or the closest one above that is there; None for a URL."""
-        return Place(os.path.dirname(os.path.abspath(self.root)))._nearest() if self.local else None
+    def folder(self) -> str:
+        """A folder on the same disk that can be written to; of a URL, the system's for temporary files."""
+        return self._nearest() if self.local else tempfile.gettempdir()
 
     def _nearest(self) -> str:
         """The closest folder above, or here, that is there."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import dask.array as da
 import numpy as np
@@ -43,7 +43,8 @@ class Turned:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._file.close()
+        with suppress(OSError):  # of a full disk, that was told already
+            self._file.close()
 
     def _at(self, image: int, start: int, stop: int) -> int:
         """Where an image's numbers of a block of latents begin."""
@@ -57,9 +58,8 @@ class Turned:
         try:
             yield
         except OSError as error:
-            where = self._folder or tempfile.gettempdir()
             raise StoreError(
-                f"{where}: a temporary file of patch sums can't be used there: {error.strerror or error}"
+                f"{self._folder}: a temporary file of patch sums can't be used there: {error.strerror or error}"
             ) from error
 
     def __setitem__(self, key: tuple[slice, slice], rows: np.ndarray) -> None:

@@ -7,9 +7,8 @@ that is killed leaves whole regions and nothing else, and the same command goes 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import zarr
@@ -22,12 +21,13 @@ from semprobe.stores._read import REPLACED, ROOT, TEMPLATE, StoredArray, lost_fi
 class Writer:
     """A store under way: tells which regions are missing, writes them, and completes the store.
 
-    As a context, one that an error leaves without any region is taken away again.
+    As a context, one that an error leaves without any whole region is taken away again.
     """
 
     def __init__(self, place: Place, streamed: dict[str, zarr.Array], run: str) -> None:
         self.place = place
         self._arrays, self._run = streamed, run
+        self._writing = False
         first = next(iter(streamed.values()))
         self.images = int(first.shape[0])
         self.shard = int((first.shards or first.chunks)[0])
@@ -36,16 +36,17 @@ class Writer:
         return self
 
     def __exit__(self, kind: object, *error: object) -> None:
-        if kind is not None:
-            with self.place.locked(), named(self.place):
-                self._let_go()
+        if kind is None or self._writing:  # an interrupt leaves zarr's thread at its file
+            return
+        with suppress(OSError, StoreError), self.place.locked():  # what went wrong before is what matters
+            self._let_go()
 
     def _let_go(self) -> None:
         waiting = self.place.read_json(TEMPLATE) if self.place.exists(TEMPLATE) else {}
-        shards = tuple(f"{name}/c/" for name in self._arrays)
-        if waiting.get("run") != self._run or any(key.startswith(shards) for key in sizes(self.place)):
-            return
-        give_back(self.place, bool(waiting.get("replaces")))
+        there, stored = sizes(self.place), [StoredArray(self.place.url, name) for name in self._arrays]
+        whole = any(all(there.get(one.key(start)) for one in stored) for start, _ in self.regions())
+        if waiting.get("run") == self._run and not whole:
+            give_back(self.place, waiting["replaces"])
 
     def _check_ours(self) -> None:
         """Two runs on one store would mix their numbers: the one that came last has it."""
@@ -91,15 +92,19 @@ class Writer:
                     f"{self.place}: {name} at image {start} has shape {block.shape} and dtype {block.dtype}, expected "
                     f"{expected} and {array.dtype}, starting at a multiple of {self.shard}: only whole shards are safe"
                 )
-        self._check_ours()
-        try:
-            for name, block in values.items():
-                self._arrays[name][start:stop] = block
-        except OSError as error:
-            raise StoreError(
-                f"{self.place}: images {start} to {stop - 1} can't be written: {error.strerror or error}. "
-                "Regions that were written before are kept, and the same command goes on with the others"
-            ) from error
+        with self.place.locked():  # or the store could be another run's by the time that zarr is done
+            self._check_ours()
+            self._writing = True
+            try:
+                for name, block in values.items():
+                    self._arrays[name][start:stop] = block
+            except OSError as error:
+                self._writing = False
+                raise StoreError(
+                    f"{self.place}: images {start} to {stop - 1} can't be written: {error.strerror or error}. "
+                    "Regions that were written before are kept, and the same command goes on with the others"
+                ) from error
+            self._writing = False
 
     def complete(self) -> None:
         """Mark the store complete, last of all, and let go of the store that it replaces."""
@@ -130,16 +135,14 @@ def give_back(place: Place, replaces: bool) -> None:
 
 
 def finish(place: Place) -> None:
+    """Mark a store complete: its root's metadata, written once, and then nothing but deleting."""
     waiting = place.read_json(TEMPLATE)
-    about = {"attributes": waiting["attributes"], "zarr_format": 3, "node_type": "group"}
-    place.write_json(ROOT, about)
-    with warnings.catch_warnings():  # consolidated metadata is not yet in the Zarr 3 specification
-        warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
-        zarr.consolidate_metadata(place.url)
-    root = place.read_json(ROOT)
-    root["attributes"]["state"] = "complete"
+    root = {
+        "zarr_format": 3, "node_type": "group", "attributes": {**waiting["attributes"], "state": "complete"},
+        "consolidated_metadata": waiting["consolidated_metadata"],
+    }  # fmt: skip
     place.write_json(ROOT, root)
-    if waiting.get("replaces"):
+    if waiting["replaces"]:
         place.sibling(REPLACED).remove()
     place.remove(TEMPLATE)
     place.sweep()

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import sys
+import tempfile
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
+import dask
+import dask.array as da
 import numpy as np
 import pytest
 import torch
@@ -19,6 +26,7 @@ from PIL import Image
 import semprobe
 from semprobe import baselines, stores
 from semprobe.assessment import score_sums
+from semprobe.cli import _common
 from semprobe.scoring import labelled
 from tests.conftest import MODEL, draw, write_saev
 
@@ -89,6 +97,10 @@ def test_several_layers_and_cls(pictures: Path, tmp_path: Path, run: Run) -> Non
     run(*again, "--cls")
     assert stores.open_store(tmp_path / "a-5.zarr")["cls"].shape == (7, 64)
     assert (tmp_path / "a-1.zarr" / "zarr.json").stat().st_mtime_ns == before
+    next((tmp_path / "a-1.zarr" / "activations" / "c").rglob("0")).rename(tmp_path / "lost")
+    _fails(run, *again, "--cls", message="is complete; --overwrite replaces it")
+    shutil.rmtree(tmp_path / "a-5.zarr")
+    _fails(run, *again, "--cls", message="a-1.zarr: 1 file(s) are missing")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -145,7 +157,10 @@ def test_dry_runs_forecast_and_write_nothing(
 def _unfinish(store: Path) -> None:
     """Put a store back to where it was before it was completed."""
     root = json.loads((store / "zarr.json").read_text())
-    waiting = {"attributes": root["attributes"] | {"state": "writing"}, "run": "x", "replaces": False, "ready": True}
+    waiting = {
+        "attributes": root["attributes"] | {"state": "writing"}, "run": "x", "replaces": False,
+        "consolidated_metadata": root["consolidated_metadata"],
+    }  # fmt: skip
     (store / "incomplete.json").write_text(json.dumps(waiting))
     (store / "zarr.json").unlink()
 
@@ -237,11 +252,51 @@ def test_bad_arguments(pictures: Path, acts: Path, sae_file: Path, tmp_path: Pat
     torch.save({"sae": object}, tmp_path / "pickle.pt")
     _fails(run, *encode, "--sae", tmp_path / "pickle.pt", message="pickle")
     _fails(run, "encode", tmp_path / "nowhere.zarr", "--sae", sae_file, "-o", out, message="no store here")
-    _fails(run, *score, "--sae", sae_file, "--threshold", "nan", message="finite")
+    _fails(run, *score, "--sae", sae_file, "--threshold", "nan", message="threshold nan: expected a finite", code=2)
     _fails(run, "info", tmp_path, message="not a semprobe store")
     _fails(run, "info", message="Missing argument", code=2)
     _fails(run, "infos", message="No such command", code=2)
     assert not out.exists()
+
+
+def test_a_table_that_can_not_be_written_is_told_by_name(
+    acts: Path, sae_file: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pandas.DataFrame.to_csv", full)
+    (tmp_path / "tables").mkdir()
+    table = tmp_path / "tables" / "x.csv"
+    command = ("score", acts, "--sae", sae_file, "-o", tmp_path / "s.zarr", "--permutations", 100)
+    _fails(run, *command, "--csv", table, message="x.csv': the table can't be written, the store is: No space left")
+    assert list(table.parent.iterdir()) == []
+    stores.open_store(tmp_path / "s.zarr")
+
+
+def test_room_for_what_is_on_disk_meanwhile_is_looked_at_where_it_goes(
+    acts: Path, sae_file: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
+    command = ("score", acts, "--sae", sae_file, "-o", "memory://s.zarr")
+    _fails(run, *command, message=f"{tempfile.gettempdir()}: 2.7 kB are needed here meanwhile")
+
+
+def test_threads_take_turns_with_dasks_settings() -> None:
+    """Settings are the process's: of two that overlap, one would restore the pool of the other, which has ended."""
+    entered = threading.Barrier(3)
+
+    def compute() -> int:
+        entered.wait(10)
+        found = []
+        for _ in range(20):
+            with _common.dask_threads(1, lambda n: None, 1):
+                found.append(int(da.ones(10, chunks=1).sum().compute()))
+        return sum(found)
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(lambda _: compute(), range(3))) == [200] * 3
+    assert dask.config.get("pool", None) is None
 
 
 def test_an_output_that_is_the_input_is_refused(acts: Path, sae_file: Path, run: Run) -> None:

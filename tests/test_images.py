@@ -150,6 +150,9 @@ def test_grey_in_8_and_16_bits_agree(tmp_path: Path) -> None:
     assert (eight == grey[..., None]).all()
     assert (_read(tmp_path, "32.tif", Image.fromarray(grey.astype(np.int32))) == eight).all(), "8 bits in 32"
     assert (_read(tmp_path, "33.tif", Image.fromarray(grey.astype(np.int32) * 256 + 255)) == eight).all(), "16 in 32"
+    dark = tmp_path / "dark.pgm"  # 16 bits, which Pillow gives as 32
+    dark.write_bytes(b"P5 2 1 65535\n" + np.array([0, 199], ">u2").tobytes())
+    assert (np.asarray(read_image(dark)) == 0).all()
 
 
 def test_alpha_is_composited_on_white_and_recorded(tmp_path: Path) -> None:

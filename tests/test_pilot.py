@@ -22,6 +22,7 @@ from semprobe.cli.pilot import _power_in_words
 from semprobe.errors import DataError
 from semprobe.power import critical_f1, detection
 from semprobe.scenes import PARTS, SIZE, draw_scene
+from tests.conftest import draw
 
 
 def test_scenes_repeat_and_masks_are_the_parts() -> None:
@@ -144,3 +145,10 @@ def test_the_whole_experiment(tmp_path: Path, run: Callable[..., Result]) -> Non
     shutil.copy(next(stray.parent.iterdir()), stray)  # of an earlier, larger one
     pilot.draw_set(tmp_path / "out", each=1)
     assert not stray.exists()
+
+
+def test_nothing_of_others_is_deleted(tmp_path: Path) -> None:
+    draw(tmp_path / "images" / "holiday" / "a.png")
+    with pytest.raises(DataError, match="is not empty and was not made by semprobe pilot"):
+        pilot.draw_set(tmp_path, each=1)
+    assert (tmp_path / "images" / "holiday" / "a.png").exists()

@@ -8,10 +8,14 @@ import multiprocessing
 import re
 import shutil
 import tempfile
+import threading
+import time
 import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import dask.array as da
 import numpy as np
@@ -119,7 +123,8 @@ def test_killed_while_setting_up_starts_again(tmp_path: Path) -> None:
     path = tmp_path / "a.zarr"
     waiting = path / "incomplete.json"
     _create(path)
-    half = json.loads(waiting.read_text()) | {"ready": False}
+    half = json.loads(waiting.read_text())
+    del half["consolidated_metadata"]
     for root in (None, '{"attributes": {}, "zarr_format": 3, "node_type": "group"}', json.dumps(half)):
         waiting.write_text(json.dumps(half))
         if root:  # as it is for a moment
@@ -279,7 +284,11 @@ def test_what_comes_by_image_goes_by_latent(width: int, tmp_path: Path) -> None:
         real = tempfile.TemporaryFile
         patch.setattr(tempfile, "TemporaryFile", lambda **where: asked.append(where["dir"]) or real(**where))
         turned = stores.Turned(stores.Place(tmp_path / "not" / "there.zarr"), values.shape, values.dtype, width)
-    assert asked == [str(tmp_path)], "on the output's disk"
+        (tmp_path / "there").mkdir()
+        with stores.Turned(stores.Place(tmp_path / "there"), values.shape, values.dtype, width):
+            pass
+        (tmp_path / "there").rmdir()
+    assert asked == [str(tmp_path), str(tmp_path / "there")], "on the output's disk, and where it may be written"
     with turned:
         da.store(da.from_array(values, chunks=(9, -1)), turned, lock=False, scheduler="threads", num_workers=4)
         assert turned.lazy().chunks[1][0] == min(width, 29)
@@ -299,7 +308,8 @@ def test_a_temporary_file_that_can_not_be_made_or_written_is_told(tmp_path: Path
 
     message = f"{tmp_path}: a temporary file of patch sums can't be used there: No space left on device"
     values = np.zeros((3, 8), np.float32)
-    with stores.Turned(stores.Place(tmp_path / "a.zarr"), (3, 8), values.dtype, 8) as turned:
+    of = (stores.Place(tmp_path / "a.zarr"), (3, 8), values.dtype, 8)
+    with stores.Turned(*of) as turned:
         for name in ("write", "flush"):
             file = turned._file
             broken: Any = SimpleNamespace(**{"seek": int, "write": len, "flush": int, name: full})
@@ -307,10 +317,14 @@ def test_a_temporary_file_that_can_not_be_made_or_written_is_told(tmp_path: Path
             with pytest.raises(StoreError, match=re.escape(message)):
                 turned[slice(0, 3), slice(None)] = values
             turned._file = file
+    with pytest.raises(StoreError, match=re.escape(message)), stores.Turned(*of) as turned:
+        turned._file.close()
+        turned._file = cast(Any, SimpleNamespace(seek=int, write=len, flush=full, close=full))
+        turned[slice(0, 3), slice(None)] = values
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "TemporaryFile", full)
         with pytest.raises(StoreError, match=re.escape(message)):
-            stores.Turned(stores.Place(tmp_path / "a.zarr"), (3, 8), values.dtype, 8)
+            stores.Turned(*of)
 
 
 def test_nothing_opens_while_a_store_is_set_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,6 +355,92 @@ def test_an_error_before_the_first_region_leaves_nothing(tmp_path: Path, store: 
         assert writer.regions()[1] not in writer.missing()
         _fill(writer)
     stores.open_store(tmp_path / "b.zarr")
+
+
+class _Array:
+    """An array that does something else before it is written to."""
+
+    def __init__(self, array: zarr.Array, first: Callable[[], object]) -> None:
+        self._array, self._first, self.shape, self.dtype = array, first, array.shape, array.dtype
+
+    def __setitem__(self, key: Any, values: Any) -> None:
+        self._first()
+        self._array[key] = values
+
+
+def _slowly(writer: stores.Writer, first: Callable[[], object], name: str = "patch_sum") -> None:
+    writer._arrays[name] = _Array(writer._arrays[name], first)  # type: ignore[assignment]
+
+
+def test_another_run_waits_for_a_write(tmp_path: Path) -> None:
+    under_way, other = threading.Event(), {"sae": {"sha256": "b"}}
+    writer = _create(tmp_path / "a.zarr")
+    _slowly(writer, lambda: (under_way.set(), time.sleep(0.5)))
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(writer.write, 0, {"patch_sum": _values(0, 16)})
+        assert under_way.wait(10)
+        second = _create(tmp_path / "a.zarr", overwrite=True, provenance=other)
+        first.result()
+        assert second.missing() == second.regions(), "numbers of one run under the provenance of another"
+        with pytest.raises(StoreError, match="another run has taken this store over"):
+            writer.write(16, {"patch_sum": _values(16, 32)})
+
+
+def test_an_interrupt_while_something_is_written_leaves_what_can_be_gone_on_with(store: Path) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), _create(store, overwrite=True, provenance={}) as writer:
+        _slowly(writer, interrupt)
+        writer.write(0, {"patch_sum": _values(0, 16)})
+    with pytest.raises(StoreIncomplete):
+        stores.open_store(store)
+    assert stores.open_store(f"{store}.replaced").attrs["provenance"]["created"] == 1
+    _fill(_create(store, overwrite=True, provenance={}))
+    assert "created" not in stores.open_store(store).attrs["provenance"]
+    assert not Path(f"{store}.replaced").exists()
+
+
+def test_part_of_a_region_is_none(tmp_path: Path) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    more = _template().assign(patch_max=_template()["patch_sum"])
+    with (
+        pytest.raises(StoreError, match="images 0 to 15 can't be written: No space left on device"),
+        stores.create(tmp_path / "a.zarr", more, kind="latents", shard=SHARD, provenance={}) as writer,
+    ):
+        _slowly(writer, full, "patch_sum")
+        writer.write(0, {name: _values(0, 16) for name in ("patch_max", "patch_sum")})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_went_wrong_first_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(place: stores.Place, *keys: str) -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(stores.Place, "remove", broken)
+    with pytest.raises(ZeroDivisionError), _create(tmp_path / "a.zarr"):
+        raise ZeroDivisionError
+
+
+def test_links_and_mounted_disks_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, link = tmp_path / "disk" / "real.zarr", tmp_path / "link.zarr"
+    real.mkdir(parents=True)
+    link.symlink_to(real)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), _create(link):
+            raise ZeroDivisionError
+        assert link.is_symlink()
+        assert list(real.iterdir()) == []
+    for overwrite in (False, True):
+        _fill(_create(link, overwrite=overwrite))
+        assert link.is_symlink()
+        assert (stores.open_store(real)["patch_sum"].compute().values == _values(0, IMAGES)).all()
+    assert list(real.parent.iterdir()) == [real]
+    monkeypatch.setattr("os.path.ismount", lambda path: str(path) == str(real))
+    stores.Place(real).remove()
+    assert list(real.iterdir()) == []
 
 
 def test_other_variables_are_other_settings(tmp_path: Path) -> None:
