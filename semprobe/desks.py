@@ -65,8 +65,9 @@ def negatives(
 
 
 def _row(row: Row) -> dict[str, str]:
-    kept = ("path", "verdict", "verified_by", "verified_at", "criteria", "source", "url", "reason")
-    return {name: row[name] if name == "path" else visible(row[name]) for name in kept}
+    """What is shown of it; path and criteria as they are, since they come back when a verdict is undone."""
+    kept = ("path", "verdict", "verified_by", "verified_at", "criteria", "source", "url")
+    return {name: row[name] if name in ("path", "criteria") else visible(row[name]) for name in kept}
 
 
 # latents

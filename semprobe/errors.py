@@ -8,7 +8,7 @@
     ├── BackboneError (ValueError)        a model, layer or weights file that can't be used
     ├── SAEError (ValueError)             a checkpoint that can't be encoded faithfully
     ├── StudyError (ValueError)           a study, or something for one, that can't be used as it is
-    │   └── StudyLocked                   another program holds a file of it just now
+    │   └── StudyLocked                   a file of it is locked, or its disk full
     ├── DataError (ValueError)            values that can't be scored: NaN, one class only
     └── StoreError (ValueError)           a store that can't be used as it is
         ├── StoreNotFound (FileNotFoundError)
@@ -49,7 +49,7 @@ class StudyError(SemprobeError, ValueError):
 
 
 class StudyLocked(StudyError):
-    """Another program holds a file of a study: the same may succeed a moment later."""
+    """Another program holds a file of a study, or its disk is full: the same may succeed later."""
 
 
 class DataError(SemprobeError, ValueError):

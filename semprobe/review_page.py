@@ -139,7 +139,7 @@ class Page:
         """
         given, path, verdict, was = (taken(body, name, str) for name in ("concept", "path", "verdict", "was"))
         by, concept = check_reviewer(taken(body, "by", str)), self.study.check_concept(given)
-        before = {name: taken(body, name, str) for name in ("at", "criteria") if name in body}
+        before = {name: taken(body, name, str) for name in ("at", "criteria", "was_by") if name in body}
         if before.get("at") and not _is_time(before["at"]):
             raise DataError(f"{before['at'][:40]!r} is no time as the manifest has it")
         self.study.set_verdict(path, concept, verdict, by, was=was, label="negative", **before)
@@ -258,7 +258,8 @@ class Page:
         by, name, seen = (taken(body, key, kind) for key, kind in (("by", str), ("field", str), ("seen", int)))
         if not 0 <= seen < 1 << 62:
             raise DataError("there is no such change")
-        if blinded and name == "verdict" and self._unblinded(scored, concept, check_reviewer(by)):
+        final = self._unblinded(scored, concept, check_reviewer(by)) if blinded and name == "verdict" else None
+        if final and not any(row["verdict"] == body.get("value") for row in final["rows"] if row["latent"] == latent):
             raise DataError("blinded verdicts are final once all are given: what the latents are has been told")
         if name in PICTURES:
             image, picked = taken(body, "image", str), taken(body, "picked", bool)

@@ -203,7 +203,7 @@ def _latent_page(page: Page) -> Endpoint:
         return HTMLResponse(page.render(
             "latent.html", root="../../", concept=concept, which=which, latent=None if blinded else latent, best=best,
             blind=len(blind), place=blind.index(latent) + 1 if blinded else 0, verdicts=VERDICTS,
-            texts=[(name, FIELDS[name]) for name in TEXTS], longest=MAX_CELL, scored=scored.id,
+            texts=[(name, FIELDS[name]) for name in TEXTS], scored=scored.id,
             notices=page.notices(scored, page.answers(concept, latent, blinded)),
             first=int(known.min()), last=int(known.max()),
         ))  # fmt: skip

@@ -182,6 +182,8 @@ class Reviews:
         try:
             yield
         except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorname", "").startswith(("SQLITE_FULL", "SQLITE_IOERR")):
+                raise StudyLocked(f"{self.path}: nothing was written ({error}); make room on its disk") from error
             if "locked" in str(error) or "busy" in str(error):
                 raise StudyLocked(
                     f"{self.path}: is locked by another program, nothing was written; close what has it open"
@@ -203,7 +205,8 @@ class Reviews:
             try:
                 yield
             except BaseException:
-                self._base.execute("ROLLBACK")
+                if self._base.in_transaction:  # SQLite ends it by itself where a disk is full
+                    self._base.execute("ROLLBACK")
                 raise
             self._base.execute("COMMIT")
 

@@ -295,7 +295,7 @@ class Study:
 
     def set_verdict(
         self, path: str, concept: str, verdict: str, by: str, *, criteria: str | None = None, was: str | None = None,
-        at: str = "", label: str | None = None,
+        at: str = "", label: str | None = None, was_by: str | None = None,
     ) -> None:  # fmt: skip
         """Give an image the verdict of a person who looked at it.
 
@@ -317,6 +317,8 @@ class Study:
             When it was given, in UTC; now, if empty.
         label
             What the row has to be, positive or negative. Any, if not given.
+        was_by
+            Who gave the verdict `was`, as `by` knows. Anybody, if not given.
 
         Raises
         ------
@@ -333,9 +335,8 @@ class Study:
             if not found or label not in (None, found[0]["label"]):
                 what = f"no {label or ''} row".replace("  ", " ")
                 raise StudyError(f"{self.manifest}: has {what} of {path[:100]!r} for concept {concept[:100]!r}")
-            there = found[0]["verdict"]
-            if was is not None and was != there:
-                who = found[0]["verified_by"]
+            there, who = found[0]["verdict"], found[0]["verified_by"]
+            if was not in (None, there) or (there and was_by not in (None, who)):
                 raise StudyError(f"{who or 'somebody'} made it {there or 'not looked at'} meanwhile; look at it again")
             judged_by = self.criteria(concept) if criteria is None else criteria
             found[0] |= {

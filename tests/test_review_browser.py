@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, Route, expect, sync_playwright
 
 import semprobe
 from semprobe import manifest
@@ -165,6 +166,24 @@ def seen(page: Page) -> None:
     until(lambda: page.evaluate("(p => p.complete && p.naturalWidth > 0)(document.querySelector('#picture'))"), True)
 
 
+class Held:
+    """Requests that change something and wait to be let go."""
+
+    def __init__(self, page: Page, path: str) -> None:
+        self.page, self.path, self.routes = page, path, list[Route]()
+        page.route(path, lambda one: self.routes.append(one) if one.request.method == "POST" else one.continue_())
+
+    def wait(self, number: int) -> None:
+        """Until so many are waiting; the browser is heard only while it is asked something."""
+        until(lambda: self.page.evaluate("1") and len(self.routes), number)
+
+    def release(self) -> None:
+        """Let go of those that wait, and of all that come."""
+        for one in self.routes:
+            one.continue_()
+        self.page.unroute(self.path)
+
+
 def press(page: Page, key: str) -> None:
     seen(page)
     page.keyboard.press(key)
@@ -257,12 +276,74 @@ def test_a_verdict_that_can_not_be_saved_is_taken_back(desk: Desk) -> None:
     desk.stop(signal.SIGKILL)
     press(page, "j")
     expect(page.locator("#status")).to_contain_text("NOT saved: semprobe review does not answer")
-    desk.start()
-    page.reload()
     expect(page.locator("#progress")).to_have_text("0 of 6 looked at; 0 rejected")
-    press(page, "j")
+    expect(page.locator("#about")).not_to_contain_text("accepted")
+    expect(page.locator("#undo")).to_be_disabled()
+    desk.start()
+    press(page, "j")  # in the same window
     until(lambda: verdicts(desk.study).count("accepted"), 1)
+    page.wait_for_load_state("networkidle")
+    desk.stop(signal.SIGKILL)
+    page.keyboard.press("z")
+    expect(page.locator("#status")).to_contain_text("NOT saved: semprobe review does not answer")
+    expect(page.locator("#progress")).to_have_text("1 of 6 looked at; 0 rejected")
+    desk.start()
+    page.keyboard.press("z")  # once more
+    until(lambda: verdicts(desk.study).count("accepted"), 0)
     desk.forgive()
+
+
+def test_a_verdict_is_of_whoever_gave_it(desk: Desk) -> None:
+    def given() -> list[tuple[str, str]]:
+        return [(row["verdict"], row["verified_by"]) for row in desk.study.rows() if row["verdict"]]
+
+    page = desk.open("negatives/ball")
+    held = Held(page, "**/api/verdict")
+    press(page, "j")
+    press(page, "u")
+    held.wait(1)
+    page.locator("#reviewer").fill("Ben")
+    page.locator("#reviewer").blur()
+    page.locator("#strip button").nth(4).focus()
+    held.release()
+    until(lambda: sorted(given()), [("accepted", "Ada"), ("unsure", "Ada")])
+    expect(page.locator("#status")).to_have_text("Saved: unsure")
+    expect(page.locator("#strip button").nth(4)).to_be_focused()  # though the pictures were drawn anew
+    page.locator("#strip button.accepted").click()
+    press(page, "j")
+    until(lambda: sorted(given()), [("accepted", "Ben"), ("unsure", "Ada")])
+    other = desk.open("negatives/ball", "Cleo")
+    other.locator("#strip button.accepted").click()
+    press(other, "j")
+    until(lambda: sorted(given()), [("accepted", "Cleo"), ("unsure", "Ada")])
+    page.keyboard.press("z")  # of Ben's window, whose verdict is Cleo's by now
+    expect(page.locator("#status")).to_contain_text("NOT saved: Cleo made it accepted meanwhile")
+    assert sorted(given()) == [("accepted", "Cleo"), ("unsure", "Ada")]
+    desk.complaints = [one for one in desk.complaints if "409" not in one]
+
+
+def test_what_is_missing_is_replaced_and_told_as_long_as_it_is(desk: Desk) -> None:
+    page = desk.open("negatives/ball")
+    page.route("**/api/replace", lambda route: route.fulfill(status=503, json={"error": "killed just then"}))
+    press(page, "k")
+    until(lambda: verdicts(desk.study).count("rejected"), 1)
+    expect(page.locator("#notes")).to_contain_text("No replacement yet: killed just then")
+    page.unroute("**/api/replace")
+    page.reload()
+    expect(page.locator("#strip li")).to_have_count(7)
+    expect(page.locator("#missing")).to_be_hidden()
+    for number in (8, 9, 9):  # the pool has nine
+        press(page, "k")
+        expect(page.locator("#strip li")).to_have_count(number)
+    expect(page.locator("#missing")).to_contain_text("missing: 1")
+    page.keyboard.press("z")
+    expect(page.locator("#missing")).to_be_hidden()
+    page.locator("#undo").focus()
+    for _ in range(2):
+        page.keyboard.press("Enter")
+    expect(page.locator("#undo")).to_be_disabled()
+    expect(page.locator("#previous")).to_be_focused()
+    desk.complaints = [one for one in desk.complaints if "503" not in one]
 
 
 # latents
@@ -338,6 +419,113 @@ def test_leaving_saves_every_field(desk: Desk) -> None:
           ["three", "four", "five"])  # fmt: skip
 
 
+def test_what_waits_for_another_field_is_saved_too(desk: Desk) -> None:
+    latent, page = desk.latent()
+    lock = sqlite3.connect(desk.study.reviews, isolation_level=None)
+    lock.execute("BEGIN IMMEDIATE")
+    page.get_by_label("Caveats").fill("one")
+    page.wait_for_timeout(500)
+    page.get_by_label("Hypothesis").fill("two")
+    page.get_by_label("Edge cases").fill("three")
+    page.wait_for_timeout(700)  # they are in the queue behind caveats, which the server can't write yet
+    page.close()
+    lock.execute("ROLLBACK")
+    lock.close()
+    until(lambda: [getattr(desk.answers(latent), name) for name in ("caveats", "hypothesis", "edge_cases")],
+          ["one", "two", "three"])  # fmt: skip
+    with Reviews(desk.study.reviews) as reviews:
+        assert len(reviews.history()) == 3
+
+
+def test_a_windows_own_words_are_no_others(desk: Desk) -> None:
+    latent, page = desk.latent()
+    held = Held(page, "**/api/answers/**")
+    page.get_by_label("Caveats").fill("one")
+    held.wait(1)
+    page.get_by_label("Caveats").fill("one two")
+    page.evaluate(
+        "Object.defineProperty(document, 'hidden', {configurable: true, value: true});"
+        "document.dispatchEvent(new Event('visibilitychange'));"
+    )
+    held.wait(2)
+    held.routes.pop(0).continue_()
+    until(lambda: desk.answers(latent).caveats, "one")
+    page.wait_for_timeout(200)
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")  # of what is on its way, nothing goes again
+    page.wait_for_timeout(200)
+    assert len(held.routes) == 1
+    held.release()
+    until(lambda: desk.answers(latent).caveats, "one two")
+    expect(page.locator("#status")).to_contain_text("Saved")
+    expect(page.locator("#caveats-conflict")).to_be_hidden()
+    with Reviews(desk.study.reviews) as reviews:
+        assert [one.value for one in reviews.history()] == ["one", "one two"]
+
+
+def test_a_verdict_by_keys_is_saved_once_and_only_if_meant(desk: Desk) -> None:
+    def said() -> list[str]:
+        with Reviews(desk.study.reviews) as reviews:
+            return [one.value for one in reviews.history()]
+
+    _, page = desk.latent()
+    held = Held(page, "**/api/answers/**")
+    page.locator("[name=verdict]").first.focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    held.wait(1)
+    page.keyboard.press("Tab")
+    page.wait_for_timeout(200)
+    held.release()
+    until(lambda: len(said()), 1)
+    expect(page.locator("#status")).to_contain_text("Saved")
+    meant = said()
+    held = Held(page, "**/api/answers/**")
+    page.locator(f"[name=verdict][value={meant[0]}]").focus()
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")
+    held.wait(1)
+    page.keyboard.press("ArrowDown")  # and looks at another
+    held.routes.pop().fulfill(status=503, json={"error": "is locked"})
+    held.release()
+    expect(page.locator("#status")).to_contain_text("is locked")
+    page.wait_for_timeout(2500)  # longer than it waits to try again
+    assert said() == meant
+    desk.complaints = [one for one in desk.complaints if "503" not in one]
+
+
+def test_refused_words_stay_and_old_drafts_bind_nobody_else(desk: Desk) -> None:
+    latent = best(desk.study, "ball")
+    answer(desk.study, "Ada", "ball", latent, caveats="x")
+    _, page = desk.latent()
+    page.evaluate(
+        "localStorage.setItem('semprobe draft ' + JSON.stringify([location.pathname, 'Ada', 'caveats']),"
+        "JSON.stringify({value: 'of old', seen: 0, scored: document.body.dataset.scored}))"
+    )
+    page.reload()
+    expect(page.locator("#caveats-conflict")).to_contain_text("of old")
+    page.route("**/api/answers/**", lambda route: route.fulfill(status=409, json={"error": "no"})
+               if route.request.method == "POST" else route.continue_())  # fmt: skip
+    page.get_by_label("Caveats").fill("x and more")
+    expect(page.locator("#status")).to_contain_text("NOT saved (caveats): no")
+    with page.expect_response("**/api/answers/**"):
+        page.evaluate("window.dispatchEvent(new Event('focus'))")
+    page.wait_for_timeout(200)
+    expect(page.get_by_label("Caveats")).to_have_value("x and more")
+    page.unroute("**/api/answers/**")
+    page.locator("#reviewer").fill("Ben")
+    page.locator("#reviewer").blur()
+    expect(page.locator("#caveats")).to_be_enabled()
+    desk.stop(signal.SIGKILL)
+    page.get_by_label("Caveats").fill("Ben's words")
+    page.close()
+    desk.start()
+    page = desk.open(f"latents/ball/{latent}", "Ben")
+    expect(page.get_by_label("Caveats")).to_have_value("Ben's words")
+    desk.complaints = [one for one in desk.complaints if "409" not in one]
+    desk.forgive()
+
+
 def test_arrow_keys_pass_over_verdicts(desk: Desk) -> None:
     latent, page = desk.latent()
     page.locator("[name=verdict]").first.focus()
@@ -401,7 +589,7 @@ def test_while_the_server_is_away_nobody_types_under_anothers_name(desk: Desk) -
     page.locator("#reviewer").blur()
     expect(page.locator("#caveats")).to_be_disabled()
     expect(page.get_by_label("Caveats")).to_have_value("")
-    expect(page.locator("#unsaved")).to_contain_text("Words of Ada are not saved yet (caveats)")
+    expect(page.locator("#unsaved")).to_contain_text("Words of Ada may not be saved yet (caveats)")
     desk.start()
     expect(page.locator("#caveats")).to_be_enabled()
     page.get_by_label("Caveats").fill("Ben's own")
@@ -464,6 +652,10 @@ def test_each_window_has_a_name_of_its_own(desk: Desk) -> None:
     second.reload()
     expect(first.locator("#reviewer")).to_have_value("Ada")
     expect(second.locator("#reviewer")).to_have_value("Ben")
+    first.evaluate("window.dispatchEvent(new Event('focus'))")
+    with desk.context.expect_page() as opened:
+        first.locator("a[href*=latents]").first.click(modifiers=["Control"])
+    expect(opened.value.locator("#reviewer")).to_have_value("Ada")
 
 
 def test_a_page_of_other_scores_saves_nothing_and_loses_nothing(desk: Desk) -> None:
@@ -577,7 +769,13 @@ def test_blinded_latents_are_told_apart_at_the_end(desk: Desk) -> None:
         page.goto(f"{desk.url}latents/ball/blind-{at}")
         expect(page.locator("#caveats")).to_be_enabled()
         expect(page.locator("#unblinded")).to_be_hidden()
-        page.get_by_label("rejected", exact=True).check()
+        if at < number:
+            page.get_by_label("rejected", exact=True).check()
+        else:  # by keys alone, and straight on
+            page.locator("[name=verdict][value=validated]").focus()
+            page.keyboard.press("ArrowDown")
+            page.keyboard.press("Enter")
+            page.keyboard.press("Tab")
         expect(page.locator("#status")).to_contain_text("Saved")
     expect(page.locator("#unblinded")).to_contain_text("You validated 0 of the 5 best latents and 0 of 5 random ones.")
 

@@ -17,7 +17,7 @@ import pytest
 from click.testing import Result
 from sklearn.metrics import cohen_kappa_score
 
-from semprobe.errors import StudyError
+from semprobe.errors import StudyError, StudyLocked
 from semprobe.manifest import MAX_CELL
 from semprobe.reviews import FIELDS, Answer, Reviews, cohen_kappa
 from semprobe.study import Study
@@ -281,6 +281,16 @@ def test_opening_it_again_keeps_the_locks_of_the_first(tmp_path: Path) -> None:
         opened.set("Ada", "wheel", 3, "caveats", "two")
     with Reviews(path) as opened:
         assert [one.value for one in opened.history()] == ["one", "two"]
+
+
+def test_a_full_disk_may_have_room_later(reviews: Reviews) -> None:
+    [pages] = reviews._base.execute("PRAGMA page_count").fetchone()
+    reviews._base.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(StudyLocked, match="review.sqlite: nothing was written.*full.*make room on its disk"):
+        reviews.set("Ada", "wheel", 3, "caveats", "x" * MAX_CELL)
+    reviews._base.execute("PRAGMA max_page_count = 100000")
+    reviews.set("Ada", "wheel", 3, "caveats", "x" * MAX_CELL)
+    assert len(reviews.history()) == 1
 
 
 def test_a_locked_file_is_told(tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ export function follow(here, concept, scored) {
   const timers = new Map(); // of fields that are not saved yet
   const since = {}; // when the first of a field's unsaved keys was pressed
   const waiting = new Set(); // fields with an old draft that a person has yet to decide on
-  const onWay = new Map(); // what of each field is being saved now
+  const newest = new Map(); // the last send of each field: those before it need not go any more
+  const onWay = new Map(); // the send of each field that is with the server now
+  const unheard = new Map(FIELDS.map((field) => [field, new Set()])); // texts that were sent and have no answer
   const touched = {}; // how often a field was typed in or saved here
   const picked = {pictures_for: [], pictures_against: []};
   const pickers = []; // buttons on pictures
@@ -52,36 +54,46 @@ export function follow(here, concept, scored) {
     clearTimeout(timers.get(field));
     delete since[field];
     const [by, text] = [whose, value(field)];
-    onWay.set(field, text);
+    const mine = {text};
+    newest.set(field, mine);
     running = before.then(async () => {
+      if (newest.get(field) !== mine) return;
+      onWay.set(field, mine);
+      unheard.get(field).add(text);
       try {
         const found = await ask(`answers/${here}`, {by, field, value: text, seen: seen[field] ?? 0, scored});
         if (readDraft(key(field, by))?.value === text) dropDraft(key(field, by));
         if (by === whose) saved(field, text, found);
       } catch (error) {
         say(`NOT saved (${field.replaceAll("_", " ")}): ${error.message}${error.down ? " Trying again." : ""}`, true);
-        if (by === whose) refused(field, error.down);
-        tellDrafts();
+        if (by === whose) refused(field, text, error.down);
       } finally {
-        onWay.delete(field);
+        if (onWay.get(field) === mine) onWay.delete(field);
+        tellDrafts();
       }
     });
   }
 
   /** Tries again what can still succeed; words that can't be saved stay where they are, a verdict does not. */
-  function refused(field, down) {
+  function refused(field, text, down) {
+    if (value(field) !== text) return; // something newer waits for its own time
+    clearTimeout(timers.get(field));
     if (down) return void timers.set(field, setTimeout(() => send(field), AGAIN));
-    timers.delete(field);
     if (field !== "verdict") return;
+    timers.delete(field);
     dropDraft(key(field));
     load();
   }
 
   function saved(field, text, found) {
     touch(field);
-    seen[field] = found.id;
-    if (value(field) === text) timers.delete(field);
-    const other = found.others.filter((one) => one.value !== text).pop();
+    const other = found.others.filter((one) => one.value !== text && one.id > (seen[field] ?? 0) && !unheard.get(field).has(one.value)).pop();
+    seen[field] = Math.max(seen[field] ?? 0, found.id);
+    unheard.get(field).delete(text);
+    if (value(field) === text) {
+      clearTimeout(timers.get(field));
+      timers.delete(field);
+    }
     if (other) offer(field, `Another window wrote meanwhile (${time(other.at)}):`, other.value);
     if (timers.size === 0) say(`Saved ${new Date(found.at).toLocaleTimeString()}`);
     if (field === "verdict") load();
@@ -106,7 +118,7 @@ export function follow(here, concept, scored) {
     box.hidden = false;
   }
 
-  const unsent = () => [...timers.keys()].filter((field) => onWay.get(field) !== value(field));
+  const unsent = () => [...timers.keys()].filter((field) => onWay.get(field)?.text !== value(field));
   const flush = () => { for (const field of unsent()) send(field, Promise.resolve()); }; // each at once: the page may be gone
 
   // pictures
@@ -154,7 +166,9 @@ export function follow(here, concept, scored) {
   /** Leaves the form empty and closed until the answers of whoever sits here are there. */
   function change() {
     flush();
+    timers.forEach((one) => clearTimeout(one));
     timers.clear();
+    waiting.clear();
     whose = "";
     byId("fields").disabled = true;
     for (const field of FIELDS) {
@@ -167,6 +181,7 @@ export function follow(here, concept, scored) {
     byId("unblinded").hidden = true;
     history([]);
     mark();
+    say("");
     load();
   }
 
@@ -221,7 +236,7 @@ export function follow(here, concept, scored) {
       fill(field, draft.value);
       return save(field, 0);
     }
-    const why = draft.scored === scored ? "Typed in this browser and never saved; there are newer words:" : "Typed in this browser before the study was scored anew, and never saved:";
+    const why = draft.scored === scored ? "Typed in this browser, and not known to be saved; there are newer words:" : "Typed in this browser before the study was scored anew, and not known to be saved:";
     waiting.add(field);
     return offer(field, why, draft.value, drop);
   }
@@ -260,7 +275,7 @@ export function follow(here, concept, scored) {
   for (const radio of document.querySelectorAll("[name=verdict]")) {
     radio.addEventListener("keydown", (event) => {
       arrow = event.key.startsWith("Arrow");
-      if ((event.key === "Enter" || event.key === " ") && timers.has("verdict")) send("verdict");
+      if ((event.key === "Enter" || event.key === " ") && unsent().includes("verdict")) send("verdict");
     });
     radio.closest("label").addEventListener("pointerdown", () => { arrow = false; });
     radio.addEventListener("change", () => {
@@ -268,7 +283,7 @@ export function follow(here, concept, scored) {
       if (arrow) say("Enter saves this verdict, and so does going on.");
     });
     radio.addEventListener("blur", (event) => {
-      if (event.relatedTarget?.name !== "verdict" && timers.has("verdict")) send("verdict");
+      if (event.relatedTarget?.name !== "verdict" && unsent().includes("verdict")) send("verdict");
     });
   }
   byId("form").addEventListener("submit", (event) => event.preventDefault());
@@ -276,17 +291,20 @@ export function follow(here, concept, scored) {
   document.addEventListener("visibilitychange", () => (document.hidden ? flush() : load()));
   window.addEventListener("focus", load);
   window.addEventListener("pagehide", flush);
-  document.addEventListener("click", async (event) => {
+  document.addEventListener("click", (event) => {
     const link = event.target.closest("a[href]");
     if (!link || !timers.size || event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
+    leave(link.href);
+  });
+  async function leave(href) {
     for (const field of unsent()) send(field);
     await Promise.race([running, new Promise((then) => { setTimeout(then, AGAIN); })]);
-    location.href = link.href;
-  });
+    location.href = href;
+  }
   byId("fields").disabled = true;
   load();
-  return {picks, mark};
+  return {picks, mark, leave};
 }
 
 function grow(area) {

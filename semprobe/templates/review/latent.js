@@ -163,7 +163,7 @@ byId("strength").addEventListener("input", redraw);
 onKeys({h: () => { byId("heat").checked = !byId("heat").checked; redraw(); }});
 byId("go")?.addEventListener("submit", (event) => {
   event.preventDefault();
-  location.href = byId("number").value.trim();
+  answer.leave(byId("number").value.trim());
 });
 
 ask(`latents/${here}`).then(show, (error) => {

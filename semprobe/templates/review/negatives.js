@@ -12,12 +12,15 @@ let at = -1;
 let queue = Promise.resolve();
 let replacing = false;
 let again = false;
+let last = null; // what the server told last
 
 const open = (row) => row.used && row.verdict === "";
 
 function take(found) {
   const here = rows[at]?.path;
-  rows = found.rows.map((row) => (pending.has(row.path) ? {...row, verdict: pending.get(row.path)} : row));
+  last = found;
+  if (!found.missing) byId("missing").hidden = true;
+  rows = found.rows.map((row) => ({...row, ...pending.get(row.path)}));
   byId("criteria").textContent = found.criteria || "No criteria were written down: semprobe negatives --criteria says them.";
   at = rows.findIndex((row) => row.path === here);
   const next = rows.findIndex(open);
@@ -27,7 +30,8 @@ function take(found) {
 }
 
 function lack({missing}) {
-  if (missing) note(`Pictures that are missing: ${missing}. The pool has no more, or it is not there.`);
+  byId("missing").hidden = !missing;
+  byId("missing").textContent = `Pictures that are missing: ${missing}. The pool has no more, or it is not there.`;
 }
 
 function note(text) {
@@ -40,17 +44,18 @@ function show() {
   const rejected = rows.filter((row) => row.verdict === "rejected").length;
   Object.assign(byId("done"), {value: seen, max: Math.max(1, used.length)});
   byId("progress").textContent = `${seen} of ${used.length} looked at; ${rejected} rejected`;
-  byId("finished").hidden = used.some((row) => row.verdict === "");
+  byId("finished").hidden = used.length === 0 || seen < used.length;
   const row = rows[at];
   byId("large").hidden = !row;
   for (const button of document.querySelectorAll("[data-verdict]")) {
     button.disabled = !row;
     button.setAttribute("aria-pressed", String(Boolean(row) && button.dataset.verdict === row.verdict));
   }
+  if (done.length === 0 && document.activeElement === byId("undo")) byId("previous").focus();
   byId("undo").disabled = done.length === 0;
-  const had = byId("strip").contains(document.activeElement);
+  const focused = document.activeElement.closest("#strip button")?.dataset.path;
   byId("strip").replaceChildren(...rows.map(thumbnail));
-  if (had) byId("strip").querySelector("[aria-current]")?.focus({preventScroll: true});
+  if (focused) [...byId("strip").querySelectorAll("button")].find((one) => one.dataset.path === focused)?.focus({preventScroll: true});
   if (!row) return;
   const name = row.url.split("/").pop() || "picture";
   const image = byId("picture");
@@ -73,6 +78,7 @@ function thumbnail(row, place) {
   const button = el("button", {type: "button", className: row.verdict || "unseen", attrs: {"aria-label": label}},
     el("img", {src: picture(row.path, 96), alt: "", loading: "lazy", width: 72, height: 72}),
     el("span", {textContent: MARKS[row.verdict], attrs: {"aria-hidden": "true"}}));
+  button.dataset.path = row.path;
   if (place === at) button.setAttribute("aria-current", "true");
   button.addEventListener("click", () => go(place));
   return el("li", {}, button);
@@ -85,19 +91,20 @@ function go(place) {
 }
 
 /** Saves a verdict: `was` is what this window knows of the picture, `before` who gave an undone one, when and by what. */
-function send(path, verdict, was, before = {}) {
-  pending.set(path, verdict);
+function send(path, verdict, was, failed, before = {}) {
+  const by = reviewer(); // and not who sits here when its turn comes
+  const mine = {verdict};
+  pending.set(path, mine);
   queue = queue.then(async () => {
     try {
-      const found = await ask("verdict", {concept, path, verdict, was, by: reviewer(), ...before});
-      if (pending.get(path) === verdict) pending.delete(path);
+      const found = await ask("verdict", {concept, path, verdict, was, by, ...before});
+      if (pending.get(path) === mine) pending.delete(path);
       say(`Saved: ${WORDS[verdict]}`);
       take(found);
       if (verdict === "rejected") replace();
     } catch (error) {
-      pending.delete(path);
-      const undone = done.findLastIndex((one) => one.path === path && one.gave === verdict);
-      if (undone >= 0) done.splice(undone, 1);
+      if (pending.get(path) === mine) pending.delete(path);
+      failed();
       say(`NOT saved: ${error.message}`, true);
       await reload();
       go(rows.findIndex((row) => row.path === path));
@@ -105,7 +112,8 @@ function send(path, verdict, was, before = {}) {
   });
 }
 
-const reload = () => ask(`negatives/${encodeURIComponent(concept)}`).then(take, () => {});
+const list = () => ask(`negatives/${encodeURIComponent(concept)}`);
+const reload = () => list().then(take, () => take(last));
 
 /** Has rejected pictures replaced, while people go on; once more if another was rejected meanwhile. */
 async function replace() {
@@ -131,8 +139,9 @@ function judge(verdict) {
   if (!row || !named()) return;
   const image = byId("picture");
   if (!image.complete || !image.naturalWidth) return say("The picture is not there yet.", true);
-  done.push({...row, gave: verdict});
-  send(row.path, verdict, row.verdict);
+  const given = {...row, gave: verdict, giver: reviewer()};
+  done.push(given);
+  send(row.path, verdict, row.verdict, () => { if (done.includes(given)) done.splice(done.indexOf(given), 1); });
   Object.assign(row, {verdict, verified_by: reviewer(), verified_at: ""});
   const next = [...rows.keys()].map((k) => (at + 1 + k) % rows.length).find((k) => open(rows[k]));
   if (next !== undefined) at = next;
@@ -141,11 +150,12 @@ function judge(verdict) {
 
 function undo() {
   if (!done.length || !named()) return;
-  const {gave, ...last} = done.pop();
-  at = rows.findIndex((row) => row.path === last.path);
-  const before = last.verdict ? {by: last.verified_by || reviewer(), at: last.verified_at, criteria: last.criteria} : {};
-  send(last.path, last.verdict, gave, before);
-  Object.assign(rows[at], last);
+  const given = done.pop();
+  const {gave, giver, ...old} = given;
+  at = rows.findIndex((row) => row.path === old.path);
+  const before = old.verdict ? {by: old.verified_by || reviewer(), at: old.verified_at, criteria: old.criteria} : {};
+  send(old.path, old.verdict, gave, () => done.push(given), {was_by: giver, ...before});
+  Object.assign(rows[at], old);
   show();
 }
 
@@ -166,5 +176,8 @@ onKeys({
 });
 
 window.addEventListener("beforeunload", (event) => { if (pending.size) event.preventDefault(); });
-ask(`negatives/${encodeURIComponent(concept)}`).then((found) => { lack(found); take(found); }, (error) => say(error.message, true));
+list().then((found) => {
+  take(found);
+  if (found.missing) replace(); // whoever rejected it may have left before that was done
+}, (error) => say(error.message, true));
 named();

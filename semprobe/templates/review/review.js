@@ -37,6 +37,8 @@ who.addEventListener("change", () => {
   keep(local, NAME, name);
 });
 
+window.addEventListener("focus", () => { if (name) keep(local, NAME, name); }); // a tab that is opened from here is for the same person
+
 /** Who sits here; a name that is still being typed does not count. */
 export const reviewer = () => name;
 
@@ -81,7 +83,7 @@ export function tellDrafts() {
   byId("unsaved").hidden = found.length === 0;
   byId("unsaved").replaceChildren(...found.map(([path, by, field]) => {
     const place = decodeURIComponent(path.split("/").slice(-2).join(", "));
-    return el("p", {}, `Words of ${by} are not saved yet (${field.replaceAll("_", " ")}): `, el("a", {href: path, textContent: place}));
+    return el("p", {}, `Words of ${by} may not be saved yet (${field.replaceAll("_", " ")}): `, el("a", {href: path, textContent: place}));
   }));
 }
 
