@@ -289,9 +289,9 @@ def forecast(
             f"{place}: the store needs {human_bytes(size)}{more}, and the disk has {human_bytes(free)} left: no space; "
             "free some or choose another output"
         )
-    if free is None and aside > (free := shutil.disk_usage(place.folder()).free):
+    if free is None and aside > (room := shutil.disk_usage(place.folder()).free):
         raise StoreError(
-            f"{place.folder()}: {human_bytes(aside)} are needed here meanwhile, and the disk has {human_bytes(free)} "
+            f"{place.folder()}: {human_bytes(aside)} are needed here meanwhile, and the disk has {human_bytes(room)} "
             "left: no space; free some or set TMPDIR"
         )
     return False

@@ -51,7 +51,6 @@ def command(
         stores.check_output(path, overwrite)
     if report:
         _check_study(out, overwrite)
-    pilot.claim(out)
     verified = pilot.check_planted()
     with _common.progress(2 * each * len(PARTS), "drawing", quiet) as update:
         manifest = pilot.draw_set(out, each=each, seed=seed, done=update)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -324,7 +325,8 @@ def _write_csv(path: Path, scores: xr.Dataset) -> None:
             str(path), f"the table can't be written, the store is: {error.strerror or error}"
         ) from error
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink()
 
 
 # telling

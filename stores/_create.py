@@ -8,6 +8,7 @@ import os
 import uuid
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import dask.array as da
@@ -20,7 +21,7 @@ from semprobe.errors import StoreError, StoreExists, StoreMismatch
 from semprobe.stores._layout import FORMAT_VERSION, encoding
 from semprobe.stores._paths import Place
 from semprobe.stores._read import REPLACED, ROOT, TEMPLATE, check_version, is_complete, open_store, root_attributes
-from semprobe.stores._write import Writer, finish, give_back, named
+from semprobe.stores._write import Writer, clear, finish, give_back, named, waiting_at
 
 _NOT_SETTINGS = {"command", "created"}  # what may differ between a run and its continuation
 
@@ -62,16 +63,16 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
 def _set_up(place: Place, template: xr.Dataset, streamed: set[str], shard: int, replaces: bool) -> str:
     """Write the template; returns the token of this run."""
     run = uuid.uuid4().hex
-    waiting = {"attributes": template.attrs, "run": run, "replaces": replaces}
+    waiting = {"attributes": template.attrs, "run": run, "replaces": replaces, "ready": False}
     try:
         place.write_json(TEMPLATE, waiting)  # first of all, so that a kill leaves nothing that is not known as ours
         files = _files_of(template, streamed, shard)
-        root = json.loads(files.pop(ROOT))  # attributes with what xarray adds, such as the names of coordinates
+        written = json.loads(files.pop(ROOT))["attributes"]  # with what xarray adds, such as the names of coordinates
         for name, data in files.items():
             place.write(name, data)
     except OSError as error:
         raise StoreError(f"{place}: the store can't be set up: {error.strerror or error}") from error
-    place.write_json(TEMPLATE, {**waiting, **{name: root[name] for name in ("attributes", "consolidated_metadata")}})
+    place.write_json(TEMPLATE, {**waiting, "attributes": written, "ready": True})
     return run
 
 
@@ -82,13 +83,13 @@ def _files_of(template: xr.Dataset, streamed: set[str], shard: int) -> dict[str,
         name: (v.dims, da.zeros(v.shape, dtype=v.dtype, chunks=(shard, *v.shape[1:])), v.attrs)
         for name, v in ((name, template[name].variable) for name in streamed)
     }
-    with warnings.catch_warnings():  # consolidated metadata is not yet in the Zarr 3 specification
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
         template.assign(placeholders).to_zarr(
             MemoryStore(files),
             mode="w",
             compute=False,
-            consolidated=True,
+            consolidated=False,
             zarr_format=3,
             encoding=encoding(template, streamed, shard),
             write_empty_chunks=True,
@@ -167,15 +168,17 @@ def _make_way(place: Place, overwrite: bool) -> _Found:
     if there == "complete":
         if aside.exists() and place.exists(TEMPLATE):  # a run was killed while it deleted the old store
             aside.remove()
+        if place.is_mounted():
+            raise StoreExists(f"{place}: a disk is mounted here, which can't be put aside; choose a folder on it")
         if aside.exists():
             raise StoreExists(f"{aside}: is in the way of putting the old store aside; move or delete it")
         place.move_to(aside)
         return _Found(replaces=True)
-    waiting = place.read_json(TEMPLATE) if place.exists(TEMPLATE) else {}
+    waiting = waiting_at(place)
     replaces = bool(waiting.get("replaces"))
-    if "consolidated_metadata" in waiting:
+    if waiting.get("ready"):
         return _Found(waiting["attributes"], replaces)
-    place.remove()  # killed while it was set up: nothing worth keeping
+    clear(place)  # killed while it was set up: nothing worth keeping
     return _Found(replaces=replaces)
 
 
@@ -254,16 +257,17 @@ def _begin(
         )
     if found.unfinished and not differs:
         run = uuid.uuid4().hex
-        place.write_json(TEMPLATE, {**place.read_json(TEMPLATE), "run": run})
+        place.write_json(TEMPLATE, {**waiting_at(place), "run": run})
         return run
     if found.unfinished:
-        place.remove()
+        clear(place)
     form = {"kind": kind, "version": FORMAT_VERSION}
     marked = template.assign_attrs(semprobe_format=form, state="writing", provenance=provenance)
     try:
         return _set_up(place, marked, streamed, shard, found.replaces)
     except BaseException:
-        give_back(place, found.replaces)
+        with suppress(OSError, StoreError):
+            give_back(place, found.replaces)
         raise
 
 
@@ -299,13 +303,14 @@ def _write_whole(
     if there != kind and not overwrite:
         raise StoreMismatch(f"{place}: a store of {there} is under way here; finish it or choose another output")
     if found.unfinished:
-        place.remove()
+        clear(place)
     form = {"kind": kind, "version": FORMAT_VERSION}
     marked = dataset.assign_attrs(semprobe_format=form, state="writing", provenance=dict(provenance))
     try:
         _set_up(place, marked, set(), 0, found.replaces)
         finish(place)
     except BaseException:
-        if not is_complete(place, root_attributes(place) or {}):
-            give_back(place, found.replaces)
+        with suppress(OSError, StoreError):
+            if not is_complete(place, root_attributes(place) or {}):
+                give_back(place, found.replaces)
         raise

@@ -32,8 +32,7 @@ class Place:
             raise StoreError(f"{self.given}: this address can't be opened: {error}") from error
         self.local = isinstance(self.fs, LocalFileSystem)
         self.root = self.root.rstrip("/")
-        self._linked = self.local and os.path.islink(self.root)
-        if self._linked:  # what is done to a store is done where it is, and not to the link
+        if self.local and os.path.islink(self.root):  # what is done to a store is done where it is, and not to the link
             self.root = os.path.realpath(self.root)
         self.url = self.root if self.local else self.fs.unstrip_protocol(self.root)
         """What zarr is given: absolute, so that it means the same in another process."""
@@ -47,8 +46,11 @@ class Place:
     def exists(self, *keys: str) -> bool:
         return bool(self.fs.exists(self.join(*keys)))
 
+    def read(self, key: str) -> bytes:
+        return bytes(self.fs.cat_file(self.join(key)))
+
     def read_json(self, key: str) -> Any:
-        return json.loads(self.fs.cat_file(self.join(key)))
+        return json.loads(self.read(key))
 
     def write_json(self, key: str, value: Any) -> None:
         """Write a JSON file whole or not at all."""
@@ -66,14 +68,27 @@ class Place:
         os.replace(aside, self.join(key))
 
     def remove(self, *keys: str) -> None:
-        """Delete a file, or everything; where a link leads to or a disk is mounted, all that is inside."""
-        if not self.exists(*keys):
-            return
-        if not keys and (self._linked or (self.local and os.path.ismount(self.root))):
-            for inside in os.listdir(self.root):
-                self.remove(inside)
-        else:
+        if self.exists(*keys):
             self.fs.rm(self.join(*keys), recursive=True)
+
+    def clear(self, last: str) -> None:
+        """Delete everything, one file last of all: where it is left, others know what this was."""
+        if not self.exists():
+            return
+        for inside in (os.path.basename(os.fspath(found)) for found in self.fs.ls(self.root, detail=False)):
+            if inside != last:
+                self.remove(inside)
+        self.remove(last)
+        if not self.is_mounted():
+            self.remove()
+
+    def is_mounted(self) -> bool:
+        """Whether a disk is mounted here, so that the folder itself has to stay."""
+        return self.local and os.path.ismount(self.root)
+
+    def rename(self, key: str, other: str) -> None:
+        """Give a file another name, at once."""
+        self.fs.mv(self.join(key), self.join(other))
 
     def sibling(self, suffix: str) -> Place:
         return Place(self.url + suffix)
@@ -88,7 +103,7 @@ class Place:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Let no other process of this machine set up or complete a store here meanwhile; does nothing for URLs.
+        """Let no other process of this user on this machine write to a store here meanwhile; does nothing for URLs.
 
         Raises
         ------
@@ -100,12 +115,18 @@ class Place:
             return
         name = hashlib.sha256(os.path.realpath(self.root).encode("utf-8", "surrogateescape")).hexdigest()[:32]
         folder = os.path.join(tempfile.gettempdir(), f"semprobe-{os.getuid() if hasattr(os, 'getuid') else 'user'}")
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        lock = FileLock(os.path.join(folder, f"{name}.lock"), timeout=_LOCK_SECONDS)
         try:
-            with FileLock(os.path.join(folder, f"{name}.lock"), timeout=_LOCK_SECONDS):
-                yield
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            lock.acquire()
         except Timeout as error:
-            raise StoreError(f"{self}: another process is setting up or completing this store; try again") from error
+            raise StoreError(f"{self}: another process is writing to this store; try again") from error
+        except OSError as error:
+            raise StoreError(f"{folder}: locks can't be kept there: {error.strerror or error}") from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def size(self) -> int:
         """Bytes of all files below."""

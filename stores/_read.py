@@ -23,13 +23,16 @@ from semprobe.vocabulary import VARIABLES
 ROOT, TEMPLATE = "zarr.json", "incomplete.json"
 """The root metadata of a complete store, and what stands in its place until then."""
 
+DELETED = "deleted.json"
+"""The template of a store that is being deleted: what a kill leaves of it is known as ours, and not gone on with."""
+
 REPLACED = ".replaced"
 """Ending of the name under which an old store waits until the new one is complete."""
 
 
 def root_attributes(place: Place) -> dict[str, Any] | None:
     """Root attributes of a store in whatever state, None if this is no semprobe store."""
-    for key in (ROOT, TEMPLATE):
+    for key in (ROOT, TEMPLATE, DELETED):
         if place.exists(key):
             try:
                 found = place.read_json(key).get("attributes", {})

@@ -7,15 +7,21 @@ that is killed leaves whole regions and nothing else, and the same command goes 
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import numpy as np
 import zarr
+from zarr.buffer.cpu import Buffer
+from zarr.storage import MemoryStore
 
 from semprobe.errors import StoreCorrupt, StoreError
 from semprobe.stores._paths import Place
-from semprobe.stores._read import REPLACED, ROOT, TEMPLATE, StoredArray, lost_files, sizes
+from semprobe.stores._read import DELETED, REPLACED, ROOT, TEMPLATE, StoredArray, lost_files, sizes
 
 
 class Writer:
@@ -27,7 +33,6 @@ class Writer:
     def __init__(self, place: Place, streamed: dict[str, zarr.Array], run: str) -> None:
         self.place = place
         self._arrays, self._run = streamed, run
-        self._writing = False
         first = next(iter(streamed.values()))
         self.images = int(first.shape[0])
         self.shard = int((first.shards or first.chunks)[0])
@@ -36,13 +41,12 @@ class Writer:
         return self
 
     def __exit__(self, kind: object, *error: object) -> None:
-        if kind is None or self._writing:  # an interrupt leaves zarr's thread at its file
-            return
-        with suppress(OSError, StoreError), self.place.locked():  # what went wrong before is what matters
-            self._let_go()
+        if kind is not None:
+            with suppress(OSError, StoreError), self.place.locked():  # what went wrong before is what matters
+                self._let_go()
 
     def _let_go(self) -> None:
-        waiting = self.place.read_json(TEMPLATE) if self.place.exists(TEMPLATE) else {}
+        waiting = waiting_at(self.place)
         there, stored = sizes(self.place), [StoredArray(self.place.url, name) for name in self._arrays]
         whole = any(all(there.get(one.key(start)) for one in stored) for start, _ in self.regions())
         if waiting.get("run") == self._run and not whole:
@@ -50,7 +54,7 @@ class Writer:
 
     def _check_ours(self) -> None:
         """Two runs on one store would mix their numbers: the one that came last has it."""
-        if not self.place.exists(TEMPLATE) or self.place.read_json(TEMPLATE).get("run") != self._run:
+        if waiting_at(self.place).get("run") != self._run:
             raise StoreError(f"{self.place}: another run has taken this store over or finished it; let that one go on")
 
     def regions(self) -> list[tuple[int, int]]:
@@ -60,7 +64,11 @@ class Writer:
     def missing(self) -> list[tuple[int, int]]:
         """Regions that are not there, or that fail their checksum."""
         there = sizes(self.place)
-        return [region for region in self.regions() if not all(self._sound(n, *region, there) for n in self._arrays)]
+        try:
+            return [one for one in self.regions() if not all(self._sound(n, *one, there) for n in self._arrays)]
+        except FileNotFoundError:  # all of it is gone
+            self._check_ours()
+            raise
 
     def _sound(self, name: str, start: int, stop: int, there: Mapping[str, int]) -> bool:
         stored = StoredArray(self.place.url, name)
@@ -92,19 +100,22 @@ class Writer:
                     f"{self.place}: {name} at image {start} has shape {block.shape} and dtype {block.dtype}, expected "
                     f"{expected} and {array.dtype}, starting at a multiple of {self.shard}: only whole shards are safe"
                 )
-        with self.place.locked():  # or the store could be another run's by the time that zarr is done
-            self._check_ours()
-            self._writing = True
+        with (
+            self.place.locked(),
+            ThreadPoolExecutor(1) as pool,
+        ):  # the place is ours until an interrupted write ends, too
+            pool.submit(self._check_ours).result()  # there, so that the thread is known before it matters
             try:
-                for name, block in values.items():
-                    self._arrays[name][start:stop] = block
+                pool.submit(self._put, start, stop, values).result()
             except OSError as error:
-                self._writing = False
                 raise StoreError(
                     f"{self.place}: images {start} to {stop - 1} can't be written: {error.strerror or error}. "
                     "Regions that were written before are kept, and the same command goes on with the others"
                 ) from error
-            self._writing = False
+
+    def _put(self, start: int, stop: int, values: Mapping[str, np.ndarray]) -> None:
+        for name, block in values.items():
+            self._arrays[name][start:stop] = block
 
     def complete(self) -> None:
         """Mark the store complete, last of all, and let go of the store that it replaces."""
@@ -114,6 +125,22 @@ class Writer:
             if lost:
                 raise StoreError(f"{self.place}: can't be completed, {len(lost)} file(s) were never written")
             finish(self.place)
+
+
+def waiting_at(place: Place) -> dict[str, Any]:
+    """What stands in the place of the root's metadata of a store under way; nothing if none is.
+
+    Raises
+    ------
+    StoreCorrupt
+        It can't be read.
+    """
+    key = TEMPLATE if place.exists(TEMPLATE) else DELETED
+    try:
+        found = place.read_json(key) if place.exists(key) else {}
+    except ValueError as error:
+        raise StoreCorrupt(f"{place}: {key} is not readable JSON ({error}); the store is damaged") from error
+    return {**found, "run": None, "ready": False} if key == DELETED else found
 
 
 @contextmanager
@@ -127,22 +154,31 @@ def named(place: Place) -> Iterator[None]:
         raise StoreError(f"{place}: can't be written: {error.strerror or error}") from error
 
 
+def clear(place: Place) -> None:
+    """Delete a store under way."""
+    if place.exists(TEMPLATE):
+        place.rename(TEMPLATE, DELETED)
+    place.clear(DELETED)
+
+
 def give_back(place: Place, replaces: bool) -> None:
     """Leave a place as it was before a store was begun there."""
-    place.remove()
+    clear(place)
     if replaces:
         place.sibling(REPLACED).move_to(place)
 
 
 def finish(place: Place) -> None:
     """Mark a store complete: its root's metadata, written once, and then nothing but deleting."""
-    waiting = place.read_json(TEMPLATE)
-    root = {
-        "zarr_format": 3, "node_type": "group", "attributes": {**waiting["attributes"], "state": "complete"},
-        "consolidated_metadata": waiting["consolidated_metadata"],
-    }  # fmt: skip
-    place.write_json(ROOT, root)
-    if waiting["replaces"]:
+    waiting = waiting_at(place)
+    about = {"zarr_format": 3, "node_type": "group", "attributes": {**waiting["attributes"], "state": "complete"}}
+    files: dict[str, Any] = {key: place.read(key) for key in sizes(place) if key.endswith(f"/{ROOT}")}
+    files = {key: Buffer.from_bytes(data) for key, data in {ROOT: json.dumps(about).encode(), **files}.items()}
+    with warnings.catch_warnings():  # consolidated metadata is not yet in the Zarr 3 specification
+        warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
+        zarr.consolidate_metadata(MemoryStore(files))
+    place.write(ROOT, files[ROOT].to_bytes())
+    if waiting.get("replaces"):
         place.sibling(REPLACED).remove()
     place.remove(TEMPLATE)
     place.sweep()

@@ -157,10 +157,7 @@ def test_dry_runs_forecast_and_write_nothing(
 def _unfinish(store: Path) -> None:
     """Put a store back to where it was before it was completed."""
     root = json.loads((store / "zarr.json").read_text())
-    waiting = {
-        "attributes": root["attributes"] | {"state": "writing"}, "run": "x", "replaces": False,
-        "consolidated_metadata": root["consolidated_metadata"],
-    }  # fmt: skip
+    waiting = {"attributes": root["attributes"] | {"state": "writing"}, "run": "x", "replaces": False, "ready": True}
     (store / "incomplete.json").write_text(json.dumps(waiting))
     (store / "zarr.json").unlink()
 

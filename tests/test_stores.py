@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import json
 import multiprocessing
+import os
 import re
 import shutil
+import signal
 import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -123,8 +126,7 @@ def test_killed_while_setting_up_starts_again(tmp_path: Path) -> None:
     path = tmp_path / "a.zarr"
     waiting = path / "incomplete.json"
     _create(path)
-    half = json.loads(waiting.read_text())
-    del half["consolidated_metadata"]
+    half = json.loads(waiting.read_text()) | {"ready": False}
     for root in (None, '{"attributes": {}, "zarr_format": 3, "node_type": "group"}', json.dumps(half)):
         waiting.write_text(json.dumps(half))
         if root:  # as it is for a moment
@@ -253,7 +255,7 @@ def test_a_full_disk_is_told_with_the_stores_name(tmp_path: Path, monkeypatch: p
     writer = _create(tmp_path / "a.zarr")
     for start, stop in writer.missing():
         writer.write(start, {"patch_sum": _values(start, stop)})
-    monkeypatch.setattr(stores._write.Place, "write_json", full)
+    monkeypatch.setattr(stores._write.Place, "write", full)
     with pytest.raises(StoreError, match=r"a\.zarr: can't be written: No space left on device"):
         writer.complete()
 
@@ -386,9 +388,10 @@ def test_another_run_waits_for_a_write(tmp_path: Path) -> None:
             writer.write(16, {"patch_sum": _values(16, 32)})
 
 
-def test_an_interrupt_while_something_is_written_leaves_what_can_be_gone_on_with(store: Path) -> None:
+def test_an_interrupt_waits_for_what_is_being_written(store: Path) -> None:
     def interrupt() -> None:
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGINT)  # the main thread gets it
+        time.sleep(0.5)
 
     with pytest.raises(KeyboardInterrupt), _create(store, overwrite=True, provenance={}) as writer:
         _slowly(writer, interrupt)
@@ -396,7 +399,9 @@ def test_an_interrupt_while_something_is_written_leaves_what_can_be_gone_on_with
     with pytest.raises(StoreIncomplete):
         stores.open_store(store)
     assert stores.open_store(f"{store}.replaced").attrs["provenance"]["created"] == 1
-    _fill(_create(store, overwrite=True, provenance={}))
+    again = _create(store, overwrite=True, provenance={})
+    assert again.missing() == [(16, 32), (32, 40)]
+    _fill(again)
     assert "created" not in stores.open_store(store).attrs["provenance"]
     assert not Path(f"{store}.replaced").exists()
 
@@ -415,32 +420,94 @@ def test_part_of_a_region_is_none(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_went_wrong_first_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["clear", "read_json"])
+def test_what_went_wrong_first_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     def broken(place: stores.Place, *keys: str) -> None:
         raise OSError(errno.EBUSY, "Device or resource busy")
 
-    monkeypatch.setattr(stores.Place, "remove", broken)
-    with pytest.raises(ZeroDivisionError), _create(tmp_path / "a.zarr"):
+    def full(*given: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    writer = _create(tmp_path / "a.zarr")
+    monkeypatch.setattr(stores.Place, name, broken)
+    with pytest.raises(ZeroDivisionError), writer:
         raise ZeroDivisionError
+    monkeypatch.setattr(stores._create, "_files_of", full)
+    with pytest.raises(StoreError, match="can't be set up: No space left on device"):
+        _create(tmp_path / "b.zarr")
+    with pytest.raises(StoreError, match="can't be set up: No space left on device"):
+        stores.write_whole(tmp_path / "c.zarr", _template().compute(), kind="latents", provenance={})
 
 
-def test_links_and_mounted_disks_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_links_stay_and_lead_to_the_store(tmp_path: Path) -> None:
     real, link = tmp_path / "disk" / "real.zarr", tmp_path / "link.zarr"
     real.mkdir(parents=True)
     link.symlink_to(real)
-    for _ in range(2):
-        with pytest.raises(ZeroDivisionError), _create(link):
-            raise ZeroDivisionError
-        assert link.is_symlink()
-        assert list(real.iterdir()) == []
     for overwrite in (False, True):
+        with pytest.raises(ZeroDivisionError), _create(link, overwrite=overwrite):
+            raise ZeroDivisionError
+        assert real.exists() == overwrite, "the old store is back"
         _fill(_create(link, overwrite=overwrite))
         assert link.is_symlink()
         assert (stores.open_store(real)["patch_sum"].compute().values == _values(0, IMAGES)).all()
     assert list(real.parent.iterdir()) == [real]
-    monkeypatch.setattr("os.path.ismount", lambda path: str(path) == str(real))
-    stores.Place(real).remove()
-    assert list(real.iterdir()) == []
+
+
+def test_mounted_disks_stay(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "disk").mkdir()
+    monkeypatch.setattr("os.path.ismount", lambda path: str(path) in (str(store), str(tmp_path / "disk")))
+    with pytest.raises(StoreExists, match="a disk is mounted here"):
+        _create(store, overwrite=True)
+    stores.open_store(store)
+    with pytest.raises(ZeroDivisionError), _create(tmp_path / "disk"):
+        raise ZeroDivisionError
+    assert list((tmp_path / "disk").iterdir()) == []
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_killed_while_a_store_is_taken_away(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
+) -> None:
+    """At every file: what is left is known as ours, or the old store is back."""
+    path, remove, steps = store if overwrite else tmp_path / "b.zarr", stores.Place.remove, 0
+
+    def killed(place: stores.Place, *keys: str) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise KeyboardInterrupt
+        remove(place, *keys)
+
+    while True:
+        steps, left = steps + 1, steps + 1
+        monkeypatch.setattr(stores.Place, "remove", killed)
+        with suppress(KeyboardInterrupt, ZeroDivisionError), _create(path, overwrite=overwrite):
+            raise ZeroDivisionError
+        monkeypatch.setattr(stores.Place, "remove", remove)
+        _fill(_create(path, overwrite=overwrite))
+        if left > 0:  # it was not killed any more
+            break
+        if not overwrite:
+            shutil.rmtree(path)
+    assert steps > 5
+
+
+def test_a_store_that_is_gone_is_told(tmp_path: Path) -> None:
+    writer = _create(tmp_path / "a.zarr")
+    shutil.rmtree(tmp_path / "a.zarr")
+    with pytest.raises(StoreError, match="another run has taken this store over"):
+        writer.missing()
+    writer = _create(tmp_path / "a.zarr")
+    (tmp_path / "a.zarr" / "incomplete.json").write_text("{")
+    with pytest.raises(StoreCorrupt, match="incomplete.json is not readable JSON"):
+        writer.write(0, {"patch_sum": _values(0, 16)})
+
+
+def test_locks_that_can_not_be_kept_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "file"))
+    with pytest.raises(StoreError, match="file/semprobe-.*: locks can't be kept there: Not a directory"):
+        _create(tmp_path / "a.zarr")
 
 
 def test_other_variables_are_other_settings(tmp_path: Path) -> None:
