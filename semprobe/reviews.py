@@ -283,6 +283,8 @@ class Reviews:
             raise StudyError(f"there is no latent {latent}")
         with self._writing():
             others = [] if seen is None else self._since((who, concept, latent, field, blinded), seen)
+            if others and others[-1].value == text:  # sent again, since its answer was lost
+                return Saved(others[-1], others[:-1])
             at = datetime.now(UTC).isoformat(timespec="milliseconds")
             number = self._base.execute(
                 "INSERT INTO change (at, reviewer, concept, latent, field, value, blinded) VALUES (?,?,?,?,?,?,?)",

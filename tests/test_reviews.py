@@ -283,6 +283,18 @@ def test_opening_it_again_keeps_the_locks_of_the_first(tmp_path: Path) -> None:
         assert [one.value for one in opened.history()] == ["one", "two"]
 
 
+def test_what_is_sent_again_is_stored_once(reviews: Reviews) -> None:
+    """Its answer was lost; the page still knows of what was there before."""
+    form = ("Ada", "wheel", 3, "caveats")
+    before = reviews.set(*form, "x", seen=0).change.id
+    first = reviews.set(*form, "y", seen=before)
+    again = reviews.set(*form, "y", seen=before)
+    assert (again.change, again.others) == (first.change, [])
+    reviews.set(*form, "z", seen=first.change.id)
+    assert [one.value for one in reviews.set(*form, "y", seen=first.change.id).others] == ["z"]
+    assert [one.value for one in reviews.history()] == ["x", "y", "z", "y"]
+
+
 def test_a_full_disk_may_have_room_later(reviews: Reviews) -> None:
     [pages] = reviews._base.execute("PRAGMA page_count").fetchone()
     reviews._base.execute(f"PRAGMA max_page_count = {pages}")

@@ -1,125 +1,70 @@
 // The form of a latent: saved as it is typed, every change a row; what other windows wrote is never overwritten unseen.
 
-import {ask, byId, draftKey, dropDraft, el, onReviewer, picture, readDraft, reviewer, say, tellDrafts, time, writeDraft} from "./review.js";
+import {Field, answered} from "./field.js";
+import {ask, byId, el, onReviewer, picture, reviewer, say, time} from "./review.js";
 
 const TEXTS = [...document.querySelectorAll("#form textarea")].map((one) => one.id);
 const FIELDS = ["verdict", ...TEXTS];
 const PICTURES = ["pictures_for", "pictures_against"];
-const WAIT = 300; // ms after the last key
-const LONGEST = 800; // ms after the first key that is not saved
 const PONDER = 1000; // ms for a verdict by a click, which may have missed
-const NEVER = 2 ** 31 - 1; // ms: arrow keys pass over verdicts that are not meant, so that theirs is saved when one goes on
-const AGAIN = 2000; // ms after a failure
+const PATIENCE = 2000; // ms that leaving waits for an answer, and a form that could not be had before it is asked for again
+const HELD = "Enter saves this verdict, and so does going on.";
 
 /** Fills in and saves the form of the latent at `here`; `scored` says of which scores this page is. */
 export function follow(here, concept, scored) {
-  const seen = {}; // id of the last change of each field that this window knows
-  const timers = new Map(); // of fields that are not saved yet
-  const since = {}; // when the first of a field's unsaved keys was pressed
-  const waiting = new Set(); // fields with an old draft that a person has yet to decide on
-  const newest = new Map(); // the last send of each field: those before it need not go any more
-  const onWay = new Map(); // the send of each field that is with the server now
-  const unheard = new Map(FIELDS.map((field) => [field, new Set()])); // texts that were sent and have no answer
-  const touched = {}; // how often a field was typed in or saved here
   const picked = {pictures_for: [], pictures_against: []};
+  const seen = {}; // id of the last change of each of these that this window knows
   const pickers = []; // buttons on pictures
-  let whose = ""; // whose answers are in the form; nobody's until they are there
-  let running = Promise.resolve();
+  let fields = new Map(); // of whoever's answers are in the form
+  let whose = ""; // nobody's, until they are there
+  let savedAt = ""; // when something was saved last
+  let complaint = ""; // of a form that could not be had
   let [asked, told] = [0, 0]; // forms asked for, and the last one that was taken: an older answer comes too late
 
-  const key = (field, by = whose) => draftKey(location.pathname, by, field);
-  const value = (field) => (field === "verdict" ? document.querySelector("[name=verdict]:checked")?.value ?? "" : byId(field).value);
-  const touch = (field) => { touched[field] = (touched[field] ?? 0) + 1; };
-  const fill = (field, text) => {
-    if (field === "verdict") document.querySelector(`[name=verdict][value="${text}"]`).checked = true;
+  const all = () => [...fields.values()];
+  const value = (name) => (name === "verdict" ? document.querySelector("[name=verdict]:checked")?.value ?? "" : byId(name).value);
+  const fill = (name, text) => {
+    if (name === "verdict") document.querySelector(`[name=verdict][value="${text}"]`).checked = true;
     else {
-      byId(field).value = text;
-      grow(byId(field));
+      byId(name).value = text;
+      grow(byId(name));
     }
   };
+  const form = {here, scored, value, fill, offer, settle, load};
 
-  // saving
-
-  function save(field, wait = WAIT) {
-    touch(field);
-    if (!waiting.has(field)) writeDraft(key(field), {value: value(field), seen: seen[field] ?? 0, scored});
-    since[field] ??= Date.now();
-    clearTimeout(timers.get(field));
-    const left = wait === WAIT ? Math.max(0, Math.min(wait, since[field] + LONGEST - Date.now())) : wait;
-    timers.set(field, setTimeout(() => send(field), left));
-    say("…");
-  }
-
-  function send(field, before = running) {
-    clearTimeout(timers.get(field));
-    delete since[field];
-    const [by, text] = [whose, value(field)];
-    const mine = {text};
-    newest.set(field, mine);
-    running = before.then(async () => {
-      if (newest.get(field) !== mine) return;
-      onWay.set(field, mine);
-      unheard.get(field).add(text);
-      try {
-        const found = await ask(`answers/${here}`, {by, field, value: text, seen: seen[field] ?? 0, scored});
-        if (readDraft(key(field, by))?.value === text) dropDraft(key(field, by));
-        if (by === whose) saved(field, text, found);
-      } catch (error) {
-        say(`NOT saved (${field.replaceAll("_", " ")}): ${error.message}${error.down ? " Trying again." : ""}`, true);
-        if (by === whose) refused(field, text, error.down);
-      } finally {
-        if (onWay.get(field) === mine) onWay.delete(field);
-        tellDrafts();
-      }
-    });
-  }
-
-  /** Tries again what can still succeed; words that can't be saved stay where they are, a verdict does not. */
-  function refused(field, text, down) {
-    if (value(field) !== text) return; // something newer waits for its own time
-    clearTimeout(timers.get(field));
-    if (down) return void timers.set(field, setTimeout(() => send(field), AGAIN));
-    if (field !== "verdict") return;
-    timers.delete(field);
-    dropDraft(key(field));
-    load();
-  }
-
-  function saved(field, text, found) {
-    touch(field);
-    const other = found.others.filter((one) => one.value !== text && one.id > (seen[field] ?? 0) && !unheard.get(field).has(one.value)).pop();
-    seen[field] = Math.max(seen[field] ?? 0, found.id);
-    unheard.get(field).delete(text);
-    if (value(field) === text) {
-      clearTimeout(timers.get(field));
-      timers.delete(field);
-    }
-    if (other) offer(field, `Another window wrote meanwhile (${time(other.at)}):`, other.value);
-    if (timers.size === 0) say(`Saved ${new Date(found.at).toLocaleTimeString()}`);
-    if (field === "verdict") load();
+  /** Says where all fields are once nothing is on its way; `at` is when one was saved just now. */
+  function settle(at) {
+    const refused = all().map((one) => one.refused).findLast(Boolean);
+    savedAt = at ?? savedAt;
+    if (refused) say(refused, true);
+    else if (all().some((one) => one.held && one.dirty)) say(HELD);
+    else if (!all().some((one) => one.busy)) say(savedAt && `Saved ${new Date(savedAt).toLocaleTimeString()}`);
   }
 
   /** Shows a text beside the field's own, to be added or let go; `done` when that is decided. */
   function offer(field, why, text, done = () => {}) {
-    const box = byId(`${field}-conflict`);
+    const verdict = field.name === "verdict";
+    const box = byId(`${field.name}-conflict`);
     const decide = (label, then) => {
       const button = el("button", {type: "button", textContent: label});
       button.addEventListener("click", () => {
         box.hidden = true;
         done();
         then();
-        (field === "verdict" ? document.querySelector("[name=verdict]:checked") : byId(field))?.focus();
+        (verdict ? document.querySelector("[name=verdict]:checked") : byId(field.name))?.focus();
       });
       return button;
     };
-    const take = () => (field === "verdict" ? text : [value(field), text].filter(Boolean).join("\n"));
+    const take = () => {
+      fill(field.name, verdict ? text : [field.value, text].filter(Boolean).join("\n"));
+      field.changed(0);
+    };
     box.replaceChildren(el("p", {textContent: why}), el("blockquote", {textContent: text || "(nothing)"}),
-      decide(field === "verdict" ? "Take that" : "Add it below", () => { fill(field, take()); save(field, 0); }), decide("Keep this", () => {}));
+      decide(verdict ? "Take that" : "Add it below", take), decide("Keep this", () => {}));
     box.hidden = false;
   }
 
-  const unsent = () => [...timers.keys()].filter((field) => onWay.get(field)?.text !== value(field));
-  const flush = () => { for (const field of unsent()) send(field, Promise.resolve()); }; // each at once: the page may be gone
+  const flush = () => all().forEach((one) => one.flush());
 
   // pictures
 
@@ -127,7 +72,7 @@ export function follow(here, concept, scored) {
     if (!whose) return;
     try {
       const found = await ask(`answers/${here}`, {by: whose, field, image, picked: on, seen: seen[field] ?? 0, scored});
-      say(`Saved ${new Date(found.at).toLocaleTimeString()}`);
+      settle(found.at);
       await load();
     } catch (error) {
       say(`NOT saved: ${error.message}`, true);
@@ -165,18 +110,15 @@ export function follow(here, concept, scored) {
 
   /** Leaves the form empty and closed until the answers of whoever sits here are there. */
   function change() {
-    flush();
-    timers.forEach((one) => clearTimeout(one));
-    timers.clear();
-    waiting.clear();
+    for (const one of all()) one.close();
+    fields = new Map();
     whose = "";
     byId("fields").disabled = true;
-    for (const field of FIELDS) {
-      fill(field, "");
-      byId(`${field}-conflict`).hidden = true;
-      delete seen[field];
+    for (const name of FIELDS) {
+      fill(name, "");
+      byId(`${name}-conflict`).hidden = true;
     }
-    for (const field of PICTURES) picked[field] = [];
+    for (const name of PICTURES) picked[name] = [];
     byId("others").hidden = true;
     byId("unblinded").hidden = true;
     history([]);
@@ -189,56 +131,38 @@ export function follow(here, concept, scored) {
     const by = reviewer();
     byId("nobody").hidden = by !== "";
     if (!by) return;
-    const before = {...touched};
+    const before = new Map(all().map((one) => [one.name, one.version]));
     const mine = ++asked;
     try {
-      await running;
+      await answered();
       const found = await ask(`answers/${here}?by=${encodeURIComponent(by)}`);
       if (by !== reviewer() || mine < told) return;
       told = mine;
+      if (byId("status").textContent === complaint) say("");
       if (found.scored !== scored) throw new Error("this study was scored anew; copy what you need and load this page again");
-      whose = by;
-      byId("fields").disabled = false;
-      take(found, before);
+      take(by, found, before);
     } catch (error) {
-      say(error.message, true);
-      if (error.down && by === reviewer() && !whose) setTimeout(load, AGAIN);
+      say(complaint = error.message, true);
+      if (error.down && by === reviewer() && !whose) setTimeout(load, PATIENCE);
     }
   }
 
-  function take(found, before) {
-    for (const field of FIELDS) {
-      if (timers.has(field) || (touched[field] ?? 0) !== (before[field] ?? 0)) continue; // newer here
-      seen[field] = found.seen[field] ?? 0;
-      fill(field, found.mine[field]);
-      const draft = readDraft(key(field));
-      if (draft) restore(field, draft, found);
+  function take(by, found, before) {
+    if (whose !== by) {
+      for (const name of FIELDS) fill(name, ""); // a browser may have filled them in
+      fields = new Map(FIELDS.map((name) => [name, new Field(name, by, form)]));
     }
-    for (const field of PICTURES) {
-      picked[field] = found.mine[field];
-      seen[field] = found.seen[field] ?? 0;
+    whose = by;
+    byId("fields").disabled = false;
+    for (const one of all()) one.take(found.mine[one.name], found.seen[one.name] ?? 0, before.get(one.name) ?? 0, found.history);
+    for (const name of PICTURES) {
+      picked[name] = found.mine[name];
+      seen[name] = found.seen[name] ?? 0;
     }
     mark();
     others(found);
     history(found.history);
     unblinded(found.unblinded);
-  }
-
-  /** Words that were typed and not known to be saved: saved already, to be saved now, or a person has to say. */
-  function restore(field, draft, found) {
-    const drop = () => {
-      dropDraft(key(field));
-      waiting.delete(field);
-    };
-    const mine = found.history.filter((one) => one.field === field && one.reviewer === whose && one.value !== undefined);
-    if (draft.value === found.mine[field] || mine.some((one) => one.value === draft.value && one.id > draft.seen)) return drop();
-    if (draft.scored === scored && (found.seen[field] ?? 0) <= draft.seen) {
-      fill(field, draft.value);
-      return save(field, 0);
-    }
-    const why = draft.scored === scored ? "Typed in this browser, and not known to be saved; there are newer words:" : "Typed in this browser before the study was scored anew, and not known to be saved:";
-    waiting.add(field);
-    return offer(field, why, draft.value, drop);
   }
 
   function others({others: all, hidden, agreement}) {
@@ -258,9 +182,11 @@ export function follow(here, concept, scored) {
 
   function unblinded(found) {
     const box = byId("unblinded");
+    const had = document.activeElement.name === "verdict";
     box.hidden = !found;
     for (const radio of document.querySelectorAll("[name=verdict]")) radio.disabled = Boolean(found);
     if (!found) return;
+    if (had) box.focus();
     const {best, random} = found.validated;
     const head = ["Place", "Latent", "Was", "F1", "Your verdict"].map((text) => el("th", {textContent: text, attrs: {scope: "col"}}));
     const cells = (row) => [row.place, row.latent, row.best ? "among the best" : "random", row.f1.toFixed(3), row.verdict].map((text) => el("td", {textContent: text}));
@@ -270,20 +196,27 @@ export function follow(here, concept, scored) {
 
   // events
 
-  for (const field of TEXTS) byId(field).addEventListener("input", () => { grow(byId(field)); save(field); });
-  let arrow = false;
+  for (const name of TEXTS) {
+    byId(name).addEventListener("input", () => {
+      grow(byId(name));
+      fields.get(name)?.changed();
+    });
+  }
+  const meant = () => fields.get("verdict")?.push();
+  let arrow = false; // the last key: arrow keys pass over verdicts that are not meant
   for (const radio of document.querySelectorAll("[name=verdict]")) {
     radio.addEventListener("keydown", (event) => {
       arrow = event.key.startsWith("Arrow");
-      if ((event.key === "Enter" || event.key === " ") && unsent().includes("verdict")) send("verdict");
+      if (event.key === "Enter" || event.key === " ") meant();
     });
     radio.closest("label").addEventListener("pointerdown", () => { arrow = false; });
     radio.addEventListener("change", () => {
-      save("verdict", arrow ? NEVER : PONDER);
-      if (arrow) say("Enter saves this verdict, and so does going on.");
+      if (!arrow) return fields.get("verdict")?.changed(PONDER);
+      fields.get("verdict")?.hold();
+      return settle();
     });
     radio.addEventListener("blur", (event) => {
-      if (event.relatedTarget?.name !== "verdict" && unsent().includes("verdict")) send("verdict");
+      if (event.relatedTarget?.name !== "verdict") meant();
     });
   }
   byId("form").addEventListener("submit", (event) => event.preventDefault());
@@ -293,13 +226,13 @@ export function follow(here, concept, scored) {
   window.addEventListener("pagehide", flush);
   document.addEventListener("click", (event) => {
     const link = event.target.closest("a[href]");
-    if (!link || !timers.size || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    if (!link || !all().some((one) => one.busy) || event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
     leave(link.href);
   });
   async function leave(href) {
-    for (const field of unsent()) send(field);
-    await Promise.race([running, new Promise((then) => { setTimeout(then, AGAIN); })]);
+    for (const one of all()) one.push();
+    await Promise.race([answered(), new Promise((then) => { setTimeout(then, PATIENCE); })]);
     location.href = href;
   }
   byId("fields").disabled = true;

@@ -13,13 +13,18 @@ let queue = Promise.resolve();
 let replacing = false;
 let again = false;
 let last = null; // what the server told last
+let why = ""; // pictures are still missing, though others were asked for
+let count = 0; // of verdicts given
+let trouble = ""; // what could not be saved since the last verdict
 
 const open = (row) => row.used && row.verdict === "";
 
 function take(found) {
   const here = rows[at]?.path;
   last = found;
-  if (!found.missing) byId("missing").hidden = true;
+  if (!found.missing) why = "";
+  byId("missing").hidden = !why;
+  byId("missing").textContent = `Pictures that are missing: ${found.missing}. ${why}`;
   rows = found.rows.map((row) => ({...row, ...pending.get(row.path)}));
   byId("criteria").textContent = found.criteria || "No criteria were written down: semprobe negatives --criteria says them.";
   at = rows.findIndex((row) => row.path === here);
@@ -27,11 +32,6 @@ function take(found) {
   if (next >= 0 && (at < 0 || !byId("finished").hidden)) at = next; // a replacement came after the last one
   if (at < 0 && rows.length) at = 0;
   show();
-}
-
-function lack({missing}) {
-  byId("missing").hidden = !missing;
-  byId("missing").textContent = `Pictures that are missing: ${missing}. The pool has no more, or it is not there.`;
 }
 
 function note(text) {
@@ -93,21 +93,22 @@ function go(place) {
 /** Saves a verdict: `was` is what this window knows of the picture, `before` who gave an undone one, when and by what. */
 function send(path, verdict, was, failed, before = {}) {
   const by = reviewer(); // and not who sits here when its turn comes
-  const mine = {verdict};
+  const mine = {verdict, verified_by: verdict && (before.by ?? by), verified_at: before.at ?? ""};
   pending.set(path, mine);
   queue = queue.then(async () => {
     try {
       const found = await ask("verdict", {concept, path, verdict, was, by, ...before});
       if (pending.get(path) === mine) pending.delete(path);
-      say(`Saved: ${WORDS[verdict]}`);
+      say(trouble || `Saved: ${WORDS[verdict]}`, trouble !== "");
       take(found);
       if (verdict === "rejected") replace();
     } catch (error) {
       if (pending.get(path) === mine) pending.delete(path);
-      failed();
-      say(`NOT saved: ${error.message}`, true);
+      failed(error);
+      trouble = `NOT saved: ${error.message}`;
+      say(trouble, true);
       await reload();
-      go(rows.findIndex((row) => row.path === path));
+      if (!pending.size) go(rows.findIndex((row) => row.path === path)); // and not while somebody is at another
     }
   });
 }
@@ -125,11 +126,11 @@ async function replace() {
     try {
       const found = await ask("replace", {concept});
       found.notes.forEach(note);
-      lack(found);
-      queue = queue.then(reload); // and not what was found: verdicts may have come since
+      why = "The pool has no more, or it is not there.";
     } catch (error) {
-      note(`No replacement yet: ${error.message}`);
+      why = `No replacement yet: ${error.message}`;
     }
+    queue = queue.then(reload); // and not what was found: verdicts may have come since
   }
   replacing = false;
 }
@@ -139,9 +140,13 @@ function judge(verdict) {
   if (!row || !named()) return;
   const image = byId("picture");
   if (!image.complete || !image.naturalWidth) return say("The picture is not there yet.", true);
-  const given = {...row, gave: verdict, giver: reviewer()};
+  const given = {...row, gave: verdict, giver: reviewer(), number: count++};
+  trouble = "";
   done.push(given);
-  send(row.path, verdict, row.verdict, () => { if (done.includes(given)) done.splice(done.indexOf(given), 1); });
+  send(row.path, verdict, row.verdict, () => {
+    given.failed = true;
+    if (done.includes(given)) done.splice(done.indexOf(given), 1);
+  });
   Object.assign(row, {verdict, verified_by: reviewer(), verified_at: ""});
   const next = [...rows.keys()].map((k) => (at + 1 + k) % rows.length).find((k) => open(rows[k]));
   if (next !== undefined) at = next;
@@ -151,16 +156,19 @@ function judge(verdict) {
 function undo() {
   if (!done.length || !named()) return;
   const given = done.pop();
-  const {gave, giver, ...old} = given;
+  trouble = "";
+  const {gave, giver, number, ...old} = given;
+  const failed = ({down}) => { if (down && !given.failed) done.push(given), done.sort((a, b) => a.number - b.number); };
   at = rows.findIndex((row) => row.path === old.path);
   const before = old.verdict ? {by: old.verified_by || reviewer(), at: old.verified_at, criteria: old.criteria} : {};
-  send(old.path, old.verdict, gave, () => done.push(given), {was_by: giver, ...before});
+  send(old.path, old.verdict, gave, failed, {was_by: giver, ...before});
   Object.assign(rows[at], old);
   show();
 }
 
 for (const button of document.querySelectorAll("[data-verdict]")) button.addEventListener("click", () => judge(button.dataset.verdict));
 byId("undo").addEventListener("click", undo);
+for (const keys of document.querySelectorAll(".keys:not(.small)")) keys.addEventListener("keydown", (event) => { if (event.repeat && event.key === "Enter") event.preventDefault(); }); // held, it counts once
 byId("picture").addEventListener("error", async () => {
   const [image, path] = [byId("picture"), rows[at]?.path];
   if (!path || image.dataset.path !== path) return;

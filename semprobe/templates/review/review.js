@@ -89,7 +89,7 @@ export function tellDrafts() {
 
 // requests
 
-/** An answer of the server, or an Error with its words; `down` where it may answer later. */
+/** An answer of the server, or an Error with its words; `down` where it may answer later, `heard` where it did answer. */
 export async function ask(path, value) {
   const text = value === undefined ? null : JSON.stringify(value);
   let answer;
@@ -101,7 +101,7 @@ export async function ask(path, value) {
     throw Object.assign(new Error("semprobe review does not answer; is it still running?"), {down: true});
   }
   const found = await answer.json().catch(() => ({error: `the server answered ${answer.status}`}));
-  if (!answer.ok) throw Object.assign(new Error(found.error), {down: answer.status === 503});
+  if (!answer.ok) throw Object.assign(new Error(found.error), {down: answer.status === 503, heard: true});
   return found;
 }
 
@@ -130,4 +130,5 @@ export function onKeys(keys) {
 export const time = (at) => new Date(at).toLocaleString([], {dateStyle: "medium", timeStyle: "short"});
 
 onReviewer(tellDrafts);
+window.addEventListener("storage", () => { if (!byId("unsaved").hidden) tellDrafts(); }); // another window has saved them
 tellDrafts();
