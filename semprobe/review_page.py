@@ -32,6 +32,7 @@ _LOOKS = 24  # of latents that are kept
 _PICTURES = 256  # encoded pictures that are kept
 _QUALITY = 90
 _HISTORY = 300  # changes of a latent that a page is told
+_SENDER = {"window": str, "order": int}  # of a text: which window sent it, and its number there
 _WHOLE, _SHORT = 20, 300  # of them the last ones whole, and characters of the others
 
 
@@ -79,7 +80,8 @@ class Page:
         self.name = os.path.basename(os.path.abspath(study.folder))
         self._open = scored
         self._scored: Scored | None = None
-        self._drawing = RLock()
+        self._drawing, self._ordering = RLock(), RLock()
+        self._sent: dict[tuple[Any, ...], int] = {}  # number of the last text of each window and field
         self._opening, self._working = RLock(), RLock()  # dask and matplotlib, too, are for one thread at a time
         self._templates = environment(html=True)
         self._looks: dict[tuple[str, str, int], Look] = {}
@@ -248,7 +250,10 @@ class Page:
         return desks.unblinded(scored.scores, concept, latents, said)
 
     def answer(self, concept: str, which: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Save a change of one field; tells what came in between."""
+        """Save a change of one field; tells what came in between.
+
+        A text that arrives after a later one of the same window is left out: its ``id`` is 0.
+        """
         scored, latent, blinded = self.which(concept, which)
         if taken(body, "scored", str) != scored.id:
             raise DataError(
@@ -267,7 +272,13 @@ class Page:
             saved = self.reviews.pick(by, concept, latent, name, image, picked=picked, blinded=blinded, seen=seen)
         else:
             value = taken(body, "value", str)
-            saved = self.reviews.set(by, concept, latent, name, value, blinded=blinded, seen=seen)
+            window, order = (taken(body, key, kind) if key in body else kind() for key, kind in _SENDER.items())
+            sender = (window, check_reviewer(by), concept, latent, blinded, name)
+            with self._ordering:
+                if self._sent.get(sender, 0) > order:  # a window that is left sends beside what is on its way
+                    return {"id": 0, "at": None, "others": []}
+                saved = self.reviews.set(by, concept, latent, name, value, blinded=blinded, seen=seen)
+                self._sent[sender] = order
         return {"id": saved.change.id, "at": saved.change.at, "others": [_change(one) for one in saved.others]}
 
     # pictures

@@ -490,7 +490,7 @@ def test_what_waits_for_another_field_is_saved_too(desk: Desk) -> None:
         assert len(reviews.history()) == 3
 
 
-@pytest.mark.parametrize(("first", "rows"), [(0, ["one", "one two"]), (-1, ["one two", "one", "one two"])])
+@pytest.mark.parametrize(("first", "rows"), [(0, ["one", "one two"]), (-1, ["one two"])])
 def test_a_windows_own_words_are_no_others(desk: Desk, first: int, rows: list[str]) -> None:
     latent, page = desk.latent()
     held = Held(page, "**/api/answers/**")
@@ -502,13 +502,15 @@ def test_a_windows_own_words_are_no_others(desk: Desk, first: int, rows: list[st
         "document.dispatchEvent(new Event('visibilitychange'));"
     )
     held.wait(2)
-    held.routes.pop(first).continue_()  # if that is the newer one, the older is written after it
+    held.routes.pop(first).continue_()  # if that is the newer one, the older comes too late
     until(lambda: desk.answers(latent).caveats, rows[0])
     page.wait_for_timeout(200)
     page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")  # of what is on its way, nothing goes again
     held.release()
     until(lambda: said(desk), rows)
     expect(page.locator("#status")).to_contain_text("Saved")
+    page.wait_for_timeout(500)
+    assert said(desk) == rows
     expect(page.locator("#caveats-conflict")).to_be_hidden()
     expect(page.get_by_label("Caveats")).to_have_value("one two")
 
@@ -532,6 +534,84 @@ def test_what_is_typed_back_is_what_is_saved(desk: Desk) -> None:
     assert said(desk) == ["a"]
 
 
+def test_what_the_server_may_have_is_put_right(desk: Desk) -> None:
+    """It wrote the words, and the answer was lost or broke off; meanwhile they were taken back."""
+    _, page = desk.latent()
+    held = Held(page, "**/api/answers/**")
+    page.get_by_label("Caveats").fill("wrong words")
+    held.wait(1)
+    held.routes[0].fetch()
+    page.get_by_label("Caveats").fill("")
+    held.routes.pop().abort()
+    held.release()
+    until(lambda: said(desk), ["wrong words", ""])
+    expect(page.locator("#status")).to_contain_text("Saved")
+    held = Held(page, "**/api/answers/**")
+    page.get_by_label("Caveats").fill("right words")
+    held.wait(1)
+    held.routes[0].fetch()
+    held.routes.pop().fulfill(status=200, body='{"id": 3, "at"', content_type="application/json")
+    held.release()
+    expect(page.locator("#status")).to_contain_text("broke off its answer Trying again.")
+    expect(page.locator("#status")).to_contain_text("Saved")
+    assert said(desk) == ["wrong words", "", "right words"]
+    desk.complaints = [one for one in desk.complaints if "ERR_FAILED" not in one]
+
+
+def test_other_ends_of_lines_are_nobodys_change(desk: Desk) -> None:
+    latent = best(desk.study, "ball")
+    answer(desk.study, "Ada", "ball", latent, caveats="one\r\ntwo")
+    _, page = desk.latent()
+    expect(page.get_by_label("Caveats")).to_have_value("one\ntwo")
+    page.locator(".chooser a").nth(1).click()
+    page.wait_for_url(f"**/{best(desk.study, 'ball', 1)}")
+    page.wait_for_timeout(300)
+    assert said(desk) == ["one\r\ntwo"]
+
+
+def test_a_form_of_before_is_not_taken(desk: Desk) -> None:
+    latent = best(desk.study, "ball")
+    answer(desk.study, "Ada", "ball", latent, caveats="of Ada")
+    _, page = desk.latent()
+    asked: list[Route] = []
+    page.route("**/api/answers/**", lambda one: asked.append(one))
+    page.evaluate("window.dispatchEvent(new Event('focus'))")
+    until(lambda: page.evaluate("1") and len(asked), 1)
+    for name in ("Ben", "Ada"):
+        page.locator("#reviewer").fill(name)
+        page.locator("#reviewer").blur()
+    asked.pop(0).continue_()
+    page.wait_for_timeout(500)
+    expect(page.locator("#caveats")).to_be_disabled()
+    for one in asked:
+        one.continue_()
+    page.unroute("**/api/answers/**")
+    expect(page.get_by_label("Caveats")).to_have_value("of Ada")
+    expect(page.locator("#caveats")).to_be_enabled()
+
+
+def test_an_old_draft_and_anothers_words_are_both_offered(desk: Desk) -> None:
+    latent = best(desk.study, "ball")
+    answer(desk.study, "Ada", "ball", latent, caveats="x")
+    _, page = desk.latent()
+    page.evaluate(
+        "localStorage.setItem('semprobe draft ' + JSON.stringify([location.pathname, 'Ada', 'caveats']),"
+        "JSON.stringify({value: 'of old', seen: 0, scored: document.body.dataset.scored}))"
+    )
+    page.reload()
+    expect(page.locator("#caveats-conflict")).to_contain_text("of old")
+    answer(desk.study, "Ada", "ball", latent, caveats="of another window")
+    page.get_by_label("Caveats").fill("mine")
+    for text in ("of old", "of another window"):
+        expect(page.locator("#caveats-conflict")).to_contain_text(text)
+    with page.expect_response("**/api/answers/**"):
+        page.evaluate("window.dispatchEvent(new Event('focus'))")
+    page.locator("#caveats-conflict .new").get_by_role("button", name="Add it below").click()
+    page.locator("#caveats-conflict .old").get_by_role("button", name="Add it below").click()
+    until(lambda: desk.answers(latent).caveats, "mine\nof another window\nof old")
+    expect(page.locator("#caveats-conflict")).to_be_hidden()
+
+
 def test_a_refusal_is_told_as_long_as_it_holds(desk: Desk) -> None:
     latent, page = desk.latent()
     page.get_by_label("Caveats").fill("x" * 100_001)
@@ -539,10 +619,23 @@ def test_a_refusal_is_told_as_long_as_it_holds(desk: Desk) -> None:
     page.get_by_label("Hypothesis").fill("round")
     until(lambda: desk.answers(latent).hypothesis, "round")
     expect(page.locator("#status")).to_contain_text("NOT saved (caveats): caveats has 100,001 characters")
+    desk.stop(signal.SIGKILL)
+    page.evaluate("window.dispatchEvent(new Event('focus'))")
+    expect(page.locator("#status")).to_contain_text("semprobe review does not answer")
+    desk.start()
+    page.evaluate("window.dispatchEvent(new Event('focus'))")
+    expect(page.locator("#status")).to_contain_text("NOT saved (caveats): caveats has 100,001 characters")
     page.get_by_label("Caveats").fill("x")
     expect(page.locator("#status")).to_contain_text("Saved")
     assert said(desk) == ["round", "x"]
+    page.get_by_label("rejected", exact=True).check()
+    expect(page.locator("#status")).to_contain_text("Saved")
+    page.get_by_label("validated", exact=True).check()
+    page.get_by_label("rejected", exact=True).check()
+    page.get_by_label("Caveats").click()  # nothing is to be saved
+    expect(page.locator("#status")).to_contain_text("Saved")
     desk.complaints = [one for one in desk.complaints if "409" not in one]
+    desk.forgive()
 
 
 def test_a_form_waits_for_what_the_last_reviewer_said(desk: Desk) -> None:

@@ -421,6 +421,18 @@ def test_hostile_words_come_back_as_typed_and_steer_no_page(site: Site, text: st
     assert b"<b>Eve</b>" not in site.ask("")[1]
 
 
+def test_an_older_text_of_a_window_does_not_overtake(site: Site) -> None:
+    """A page that is left sends beside what is on its way, and the server may see them in any order."""
+    path, text = "answers/t-shirt/3", {"by": "Ada", "field": "caveats", "seen": 0, "window": "a"}
+    first = site.json(path, {**text, "value": "one two", "order": 2})["id"]
+    late = site.json(path, {**text, "value": "one", "order": 1})
+    assert (late["id"], late["others"]) == (0, [])
+    for other in ({"window": "b"}, {"field": "hypothesis"}, {"by": "Ben"}):
+        assert site.json(path, {**text, "value": "of another", "order": 1, **other})["id"] > first
+    with Reviews(site.study.reviews) as reviews:
+        assert "one" not in [one.value for one in reviews.history()]
+
+
 def test_a_locked_file_is_told_and_nothing_lost(site: Site) -> None:
     import sqlite3
 

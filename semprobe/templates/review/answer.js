@@ -42,14 +42,19 @@ export function follow(here, concept, scored) {
   }
 
   /** Shows a text beside the field's own, to be added or let go; `done` when that is decided. */
-  function offer(field, why, text, done = () => {}) {
+  function offer(field, why, text, done = null) {
     const verdict = field.name === "verdict";
     const box = byId(`${field.name}-conflict`);
+    const kind = done ? "old" : "new"; // one of each may wait for a decision
+    const shown = [...box.children].find((one) => one.className === kind);
+    if (shown?.querySelector("blockquote").textContent === (text || "(nothing)")) return; // and may be being clicked
+    shown?.remove();
     const decide = (label, then) => {
       const button = el("button", {type: "button", textContent: label});
       button.addEventListener("click", () => {
-        box.hidden = true;
-        done();
+        made.remove();
+        box.hidden = !box.children.length;
+        done?.();
         then();
         (verdict ? document.querySelector("[name=verdict]:checked") : byId(field.name))?.focus();
       });
@@ -59,8 +64,9 @@ export function follow(here, concept, scored) {
       fill(field.name, verdict ? text : [field.value, text].filter(Boolean).join("\n"));
       field.changed(0);
     };
-    box.replaceChildren(el("p", {textContent: why}), el("blockquote", {textContent: text || "(nothing)"}),
+    const made = el("div", {className: kind}, el("p", {textContent: why}), el("blockquote", {textContent: text || "(nothing)"}),
       decide(verdict ? "Take that" : "Add it below", take), decide("Keep this", () => {}));
+    box.append(made);
     box.hidden = false;
   }
 
@@ -112,11 +118,13 @@ export function follow(here, concept, scored) {
   function change() {
     for (const one of all()) one.close();
     fields = new Map();
-    whose = "";
+    whose = savedAt = "";
+    told = asked + 1; // what was asked for until now is of before
     byId("fields").disabled = true;
     for (const name of FIELDS) {
       fill(name, "");
       byId(`${name}-conflict`).hidden = true;
+      byId(`${name}-conflict`).replaceChildren();
     }
     for (const name of PICTURES) picked[name] = [];
     byId("others").hidden = true;
@@ -138,7 +146,10 @@ export function follow(here, concept, scored) {
       const found = await ask(`answers/${here}?by=${encodeURIComponent(by)}`);
       if (by !== reviewer() || mine < told) return;
       told = mine;
-      if (byId("status").textContent === complaint) say("");
+      if (byId("status").textContent === complaint) {
+        say("");
+        settle();
+      }
       if (found.scored !== scored) throw new Error("this study was scored anew; copy what you need and load this page again");
       take(by, found, before);
     } catch (error) {

@@ -5,6 +5,8 @@ import {ask, draftKey, dropDraft, readDraft, say, tellDrafts, time, writeDraft} 
 const WAIT = 300; // ms after the last key
 const LONGEST = 800; // ms after the first key that is not saved
 const AGAIN = 2000; // ms after a failure
+const WINDOW = `${Date.now()} ${Math.random()}`; // tells this page from others
+let sends = 0; // of this page: the server lets none overtake a later one
 const running = new Set(); // everything that was sent and has no answer, whoever's it was
 
 /** Until everything that was sent has an answer. */
@@ -27,6 +29,7 @@ export class Field {
   #since = null; // when the first key was pressed that is not saved
   #ways = []; // texts that are with the server now, in the order in which they went
   #unheard = new Set(); // texts that were sent and had no answer
+  #unsure = false; // one of them went last, so that the server may have it
   #closed = false;
 
   constructor(name, by, form) {
@@ -34,7 +37,7 @@ export class Field {
   }
 
   get value() { return this.form.value(this.name); }
-  get dirty() { return this.value !== (this.#ways.at(-1)?.text ?? this.saved); }
+  get dirty() { return this.#ways.length ? this.value !== this.#ways.at(-1).text : this.#unsure || this.value !== this.saved; }
   get busy() { return this.dirty || this.#ways.length > 0; }
 
   /** Saves what was changed here after a while. */
@@ -61,10 +64,12 @@ export class Field {
 
   /** Saves it now; what is on its way already looks again when it is answered. */
   push() {
+    const waited = this.#timer !== null;
     clearTimeout(this.#timer);
     this.#timer = this.#since = null;
     this.held = false;
     if (this.dirty && !this.#ways.length) this.#send();
+    else if (waited) this.form.settle(); // what was changed may be what was there
   }
 
   /** Sends what has not gone yet, beside what is on its way: the page may be gone before that is answered. */
@@ -82,8 +87,8 @@ export class Field {
   /** Takes what the server has, unless something newer is here; and what this browser kept that the server may not have. */
   take(value, seen, version, history) {
     if (this.busy || this.version !== version) return;
-    [this.saved, this.seen] = [value, seen];
     this.form.fill(this.name, value);
+    [this.saved, this.seen] = [this.value, seen]; // a form has other ends of lines than a file may have
     const draft = readDraft(this.key);
     if (draft) this.#restore(draft, history.filter((one) => one.field === this.name && one.reviewer === this.by));
   }
@@ -116,10 +121,7 @@ export class Field {
   }
 
   #after(wait) {
-    this.#timer = setTimeout(() => {
-      this.push();
-      this.form.settle(); // what was typed may be what was there
-    }, wait);
+    this.#timer = setTimeout(() => this.push(), wait);
   }
 
   #send() {
@@ -130,15 +132,15 @@ export class Field {
   async #put(text) {
     const {name, by, form} = this;
     const way = {text};
-    const arrived = () => this.#ways.splice(this.#ways.indexOf(way), 1);
     this.#ways.push(way);
     this.#unheard.add(text);
     try {
-      const found = await ask(`answers/${form.here}`, {by, field: name, value: text, seen: this.seen, scored: form.scored});
-      arrived();
+      const known = {by, field: name, value: text, seen: this.seen, scored: form.scored};
+      const found = await ask(`answers/${form.here}`, {...known, window: WINDOW, order: ++sends});
+      this.#ways.splice(0, this.#ways.indexOf(way) + 1); // those before it come too late
       this.#took(text, found);
     } catch (error) {
-      arrived();
+      this.#ways = this.#ways.filter((one) => one !== way);
       this.#failed(text, error);
     }
     tellDrafts();
@@ -153,7 +155,7 @@ export class Field {
     }
     this.version += 1;
     const other = found.others.findLast((one) => one.value !== text && one.id > this.seen && !this.#unheard.has(one.value));
-    if (found.id > this.seen) [this.seen, this.saved] = [found.id, text]; // else it was written before what is known
+    if (found.id > this.seen) [this.seen, this.saved, this.#unsure] = [found.id, text, false]; // else something newer is there
     this.#keep();
     if (other) this.form.offer(this, `Another window wrote meanwhile (${time(other.at)}):`, other.value);
     this.form.settle(found.at);
@@ -163,12 +165,17 @@ export class Field {
   /** Tries again what can still succeed; words that can't be saved stay where they are, a verdict does not. */
   #failed(text, error) {
     if (error.heard) this.#unheard.delete(text);
+    else this.#unsure = true;
     const why = `NOT saved (${this.name.replaceAll("_", " ")}): ${error.message}`;
     const again = error.down && !this.#closed;
-    say(again ? `${why} Trying again.` : why, true);
-    if (this.#closed) return;
+    say(again && !this.held ? `${why} Trying again.` : why, true);
+    if (this.#closed) return; // its draft stays
     if (again && !this.held && this.#timer === null) this.#after(AGAIN);
-    if (again || this.value !== text) return;
+    if (again) return;
+    if (this.value !== text) {
+      this.form.settle();
+      return;
+    }
     if (this.name !== "verdict") {
       this.refused = why;
       return;
