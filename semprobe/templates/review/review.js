@@ -101,7 +101,7 @@ export async function ask(path, value) {
     throw Object.assign(new Error("semprobe review does not answer; is it still running?"), {down: true});
   }
   const found = await answer.json().catch(() => (answer.ok ? null : {error: `the server answered ${answer.status}`}));
-  if (!found) throw Object.assign(new Error("semprobe review broke off its answer"), {down: true});
+  if (!found) throw Object.assign(new Error("semprobe review broke off its answer; is it still running?"), {down: true});
   if (!answer.ok) throw Object.assign(new Error(found.error), {down: answer.status === 503, heard: true});
   return found;
 }
