@@ -180,7 +180,7 @@ def tested_scores(study: Study) -> xr.Dataset:
         raise DataError(
             f"{study.scores}: has no {', '.join(missing)}, so it was not tested; semprobe score {study.folder} does it"
         )
-    return scores.compute(scheduler="synchronous")
+    return scores.compute(scheduler="synchronous")  # not on a thread's pool, which may end
 
 
 def _opened(path: Path) -> xr.Dataset | None:

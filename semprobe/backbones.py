@@ -161,16 +161,12 @@ def _fetch(name: str, size: int | None, layers: tuple[int, ...]) -> torch.nn.Mod
 
 def _check(model: torch.nn.Module, name: str, layers: tuple[int, ...]) -> tuple[int, ...]:
     """Refuse what is no plain vision transformer, or lacks a layer; returns the layers counted from 0."""
-    _check_kind(model, name)
-    return tuple(resolve_layer(layer, len(model.blocks), name) for layer in layers)  # type: ignore[arg-type]
-
-
-def _check_kind(model: torch.nn.Module, name: str) -> None:
     if not isinstance(model, VisionTransformer | Eva | Beit) or not isinstance(model.patch_embed, PatchEmbed):
         raise BackboneError(
             f"model {name} is a {type(model).__name__}; semprobe reads plain vision transformers of timm "
             "(ViT, CLIP, SigLIP, DINOv2, EVA, DINOv3, BEiT), which keep one grid of patches in every block"
         )
+    return tuple(resolve_layer(layer, len(model.blocks), name) for layer in layers)
 
 
 def resolve_layer(layer: int, depth: int, name: str) -> int:

@@ -30,16 +30,31 @@ REPLACED = ".replaced"
 """Ending of the name under which an old store waits until the new one is complete."""
 
 
+def metadata(place: Place, key: str) -> dict[str, Any]:
+    """A JSON object at the root of a store; empty if the file is not there.
+
+    Raises
+    ------
+    StoreCorrupt
+        It can't be read.
+    """
+    if not place.exists(key):
+        return {}
+    try:
+        found = place.read_json(key)
+        if not isinstance(found, dict):
+            raise ValueError(f"a {type(found).__name__}, expected an object")
+    except ValueError as error:
+        raise StoreCorrupt(f"{place}: {key} is not readable JSON ({error}); the store is damaged") from error
+    return found
+
+
 def root_attributes(place: Place) -> dict[str, Any] | None:
     """Root attributes of a store in whatever state, None if this is no semprobe store."""
     for key in (ROOT, TEMPLATE, DELETED):
-        if place.exists(key):
-            try:
-                found = place.read_json(key).get("attributes", {})
-            except (ValueError, AttributeError) as error:
-                raise StoreCorrupt(f"{place}: {key} is not readable JSON ({error}); the store is damaged") from error
-            if isinstance(found, dict) and "semprobe_format" in found:
-                return found
+        found = metadata(place, key).get("attributes")
+        if isinstance(found, dict) and "semprobe_format" in found:
+            return found
     return None
 
 

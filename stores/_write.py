@@ -21,7 +21,7 @@ from zarr.storage import MemoryStore
 
 from semprobe.errors import StoreCorrupt, StoreError
 from semprobe.stores._paths import Place
-from semprobe.stores._read import DELETED, REPLACED, ROOT, TEMPLATE, StoredArray, lost_files, sizes
+from semprobe.stores._read import DELETED, REPLACED, ROOT, TEMPLATE, StoredArray, lost_files, metadata, sizes
 
 
 class Writer:
@@ -100,10 +100,8 @@ class Writer:
                     f"{self.place}: {name} at image {start} has shape {block.shape} and dtype {block.dtype}, expected "
                     f"{expected} and {array.dtype}, starting at a multiple of {self.shard}: only whole shards are safe"
                 )
-        with (
-            self.place.locked(),
-            ThreadPoolExecutor(1) as pool,
-        ):  # the place is ours until an interrupted write ends, too
+        # the place is ours until the write ends, even if it is interrupted: leaving waits for the thread
+        with self.place.locked(), ThreadPoolExecutor(1) as pool:
             pool.submit(self._check_ours).result()  # there, so that the thread is known before it matters
             try:
                 pool.submit(self._put, start, stop, values).result()
@@ -135,12 +133,7 @@ def waiting_at(place: Place) -> dict[str, Any]:
     StoreCorrupt
         It can't be read.
     """
-    key = TEMPLATE if place.exists(TEMPLATE) else DELETED
-    try:
-        found = place.read_json(key) if place.exists(key) else {}
-    except ValueError as error:
-        raise StoreCorrupt(f"{place}: {key} is not readable JSON ({error}); the store is damaged") from error
-    return {**found, "run": None, "ready": False} if key == DELETED else found
+    return metadata(place, TEMPLATE) or {**metadata(place, DELETED), "run": None, "ready": False}
 
 
 @contextmanager
@@ -172,8 +165,9 @@ def finish(place: Place) -> None:
     """Mark a store complete: its root's metadata, written once, and then nothing but deleting."""
     waiting = waiting_at(place)
     about = {"zarr_format": 3, "node_type": "group", "attributes": {**waiting["attributes"], "state": "complete"}}
-    files: dict[str, Any] = {key: place.read(key) for key in sizes(place) if key.endswith(f"/{ROOT}")}
-    files = {key: Buffer.from_bytes(data) for key, data in {ROOT: json.dumps(about).encode(), **files}.items()}
+    keys = [key for key in sizes(place) if key.endswith(f"/{ROOT}")]
+    files: dict[str, Any] = {key: Buffer.from_bytes(place.read(key)) for key in keys}
+    files[ROOT] = Buffer.from_bytes(json.dumps(about).encode())
     with warnings.catch_warnings():  # consolidated metadata is not yet in the Zarr 3 specification
         warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
         zarr.consolidate_metadata(MemoryStore(files))

@@ -498,9 +498,10 @@ def test_a_store_that_is_gone_is_told(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="another run has taken this store over"):
         writer.missing()
     writer = _create(tmp_path / "a.zarr")
-    (tmp_path / "a.zarr" / "incomplete.json").write_text("{")
-    with pytest.raises(StoreCorrupt, match="incomplete.json is not readable JSON"):
-        writer.write(0, {"patch_sum": _values(0, 16)})
+    for text in ("{", "[]"):
+        (tmp_path / "a.zarr" / "incomplete.json").write_text(text)
+        with pytest.raises(StoreCorrupt, match="incomplete.json is not readable JSON"):
+            writer.write(0, {"patch_sum": _values(0, 16)})
 
 
 def test_locks_that_can_not_be_kept_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
